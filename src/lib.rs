@@ -1,0 +1,28 @@
+//! The rules that both sides of a Diodesync link share.
+//!
+//! Time and randomness are arguments here; the daemons `diode-sender` and `diode-receiver` own the clocks, the
+//! sockets and the threads. Read in this order:
+//!
+//! | module | what it rules |
+//! |---|---|
+//! | [`id`], [`limits`], [`codec`] | the words, the bounds, the encoding |
+//! | [`wire`] | the datagrams, octet by octet |
+//! | [`link`] | sessions: keys, sealing, replay |
+//! | [`fec`] | blocks and symbols |
+//! | [`send`], [`recv`] | what to send next; what a datagram means |
+//! | [`release`] | artifacts, the index, what a release has to send |
+//! | [`trust`] | the TUF metadata that a release needs to be published |
+//! | [`pack`], [`journal`] | what is on disk |
+
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
+pub mod codec;
+pub mod fec;
+pub mod id;
+pub mod limits;
+pub mod pack;
+pub mod release;
+pub mod wire;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,132 @@
+//! Facts: small files that must not be lost and are never guessed.
+//!
+//! A fact is written to a temporary file, synced, renamed over the old one, and the folder is synced, so that after a
+//! crash the old or the new one is there. Its first line carries the BLAKE3 of the rest, so that a garbled one is
+//! noticed:
+//!
+//! ```text
+//! diodesync-fact 1 BLAKE3-in-hex LF
+//! the content
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use super::PackError;
+use crate::id::Blake3;
+
+const HEAD: &str = "diodesync-fact 1 ";
+
+/// Makes a folder's entries durable.
+pub fn sync_dir(dir: &Path) -> Result<(), PackError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(PackError::io("sync the folder", dir))
+}
+
+/// Writes a file so that after a crash the old or the new content is there, never a part. `mode` is its permission
+/// bits.
+pub fn write_atomic(path: &Path, mode: u32, parts: &[&[u8]]) -> Result<(), PackError> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let temporary = dir.join(name);
+    let write = || {
+        // A temporary left by a crash may have other permissions.
+        match std::fs::remove_file(&temporary) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        parts.iter().try_for_each(|part| file.write_all(part))?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    write().map_err(PackError::io("write", path))?;
+    sync_dir(dir)
+}
+
+/// Records a fact.
+pub fn write(path: &Path, content: &[u8]) -> Result<(), PackError> {
+    write_atomic(path, 0o640, &[format!("{HEAD}{}\n", Blake3::of(content)).as_bytes(), content])
+}
+
+/// Records a fact that others must not read.
+pub fn write_secret(path: &Path, content: &[u8]) -> Result<(), PackError> {
+    write_atomic(path, 0o600, &[format!("{HEAD}{}\n", Blake3::of(content)).as_bytes(), content])
+}
+
+/// Reads a fact; `None` if it was never recorded.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, PackError> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(PackError::io("read", path)(error)),
+    };
+    let damaged = |why| PackError::Damaged { path: path.to_owned(), why };
+    let line_end = bytes.iter().position(|octet| *octet == b'\n');
+    let (head, content) = line_end
+        .and_then(|at| bytes.split_at_checked(at + 1))
+        .ok_or_else(|| damaged("it has no first line"))?;
+    let digest = std::str::from_utf8(head)
+        .ok()
+        .and_then(|head| head.strip_prefix(HEAD)?.strip_suffix('\n')?.parse::<Blake3>().ok())
+        .ok_or_else(|| damaged("its first line is not that of a fact"))?;
+    if Blake3::of(content) != digest {
+        return Err(damaged("its content does not match the digest in its first line"));
+    }
+    Ok(Some(content.to_vec()))
+}
+
+/// Refuses a secret file that others than its owner can read.
+///
+/// # Errors
+/// [`PackError::Io`] naming the mode found and the command that mends it.
+pub fn check_private(path: &Path) -> Result<(), PackError> {
+    let mode = std::fs::metadata(path).map_err(PackError::io("read", path))?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let why = format!(
+            "its mode is {mode:04o}, others can read it; expected 0600. Run: chmod 600 {}",
+            path.display()
+        );
+        return Err(PackError::io("use the secret file", path)(std::io::Error::other(why)));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+
+    #[test]
+    fn a_fact_comes_back_and_a_garbled_one_stops() {
+        let dir = TempDir::new("fact");
+        let path = dir.path().join("session");
+        assert_eq!(read(&path).unwrap(), None);
+        write(&path, b"one\ntwo").unwrap();
+        assert_eq!(read(&path).unwrap().unwrap(), b"one\ntwo");
+        let good = std::fs::read(&path).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            std::fs::write(&path, &bad).unwrap();
+            assert!(matches!(read(&path), Err(PackError::Damaged { .. })), "octet {at}");
+        }
+        for len in 0..good.len() {
+            std::fs::write(&path, &good[..len]).unwrap();
+            assert!(matches!(read(&path), Err(PackError::Damaged { .. })), "{len} octets");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_others_can_read_is_refused() {
+        let dir = TempDir::new("secret");
+        let path = dir.path().join("key");
+        write_secret(&path, b"k").unwrap();
+        check_private(&path).unwrap();
+        write(&path, b"k").unwrap();
+        let error = check_private(&path).unwrap_err().to_string();
+        assert!(error.contains("0640") && error.contains("chmod 600"), "{error}");
+    }
+}

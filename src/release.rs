@@ -1,0 +1,9 @@
+//! Releases: what a channel serves, as artifacts, blobs, and the blocks that hold them.
+
+pub mod delta;
+pub mod index;
+pub mod name;
+pub mod provider;
+
+pub use index::{Artifact, ArtifactKind, Blob, Extent, Index, IndexError, PackRun};
+pub use name::{ArtifactName, FilePath, NameError, Platform, ProviderAddress, Version};

@@ -1,0 +1,578 @@
+//! The index: a release's list of artifacts, blobs with their extents, and the blocks that hold them.
+//!
+//! It is a TUF target, so its bytes are signed through the metadata and there is one encoding of one release: lists
+//! are sorted and free of duplicates, integers are in their shortest form ([`crate::codec`]), and nothing may follow
+//! the end. Parsing checks all of it, so an [`Index`] that exists can be served.
+//!
+//! ```text
+//! "DSIX"  version u8 = 1
+//! channel text   number varint   created varint (seconds since 1970)   baseline: 0 | 1 varint
+//! packs   count, then for each: id [8], runs count, then for each run:
+//!             first block varint, block count varint (1…), octets of its last block varint, BLAKE3 [32] × count
+//! blobs   count, then for each, by rising SHA-256:
+//!             SHA-256 [32], octets varint, extents count, then for each: pack (place in the list), offset, octets
+//! artifacts count, then for each, by rising name: kind u8, then
+//!     1 file      path text, flags u8 (1: executable), blob varint
+//!     2 provider  host, namespace, type, version: text; protocols: count, text…; flags u8 (1: proof follows);
+//!                 [ sums blob, signature blob; keys: count, then key id text, ASCII armor blob ]
+//!                 archives: count, then for each, by rising platform: platform text, blob, h1 [32]
+//! ```
+//!
+//! All blocks are [`BLOCK_BYTES`] long but the last of a run, which may be shorter: a release ends its last block,
+//! and the next release starts a fresh one, so that a block never changes once it was sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use thiserror::Error;
+
+use super::name::{self, ArtifactName, FilePath, NameError, Platform, ProviderAddress, Version};
+use crate::codec::{CodecError, Reader, put_run, put_varint};
+use crate::id::{Blake3, BlockId, BlockNo, Channel, IdError, PackId, ReleaseNo, Sha256};
+use crate::limits::{
+    ARTIFACTS_MAX, BLOBS_MAX, BLOCK_BYTES, EXTENTS_MAX, INDEX_BYTES_MAX, PACK_BLOCKS_MAX, PACKS_MAX,
+    PATH_BYTES_MAX, PROVIDER_PARTS_MAX,
+};
+
+const MAGIC: &[u8; 4] = b"DSIX";
+const VERSION: u8 = 1;
+
+/// Why bytes are not an index.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum IndexError {
+    /// Not an index at all.
+    #[error("this is not an index: it does not start with DSIX")]
+    Magic,
+    /// Written by another version.
+    #[error(
+        "the index is of version {found}; this receiver reads version {VERSION}; upgrade the receiver first"
+    )]
+    Version {
+        /// The version found.
+        found: u8,
+    },
+    /// The index is too large.
+    #[error("the index has {found} octets, the limit is {INDEX_BYTES_MAX}")]
+    Size {
+        /// Its octets.
+        found: usize,
+    },
+    /// The bytes are broken.
+    #[error("the index is malformed: {0}")]
+    Codec(#[from] CodecError),
+    /// A name in it is unsafe.
+    #[error("the index holds an unsafe name: {0}")]
+    Name(#[from] NameError),
+    /// A channel name in it is unsafe.
+    #[error("the index is malformed: {0}")]
+    Id(#[from] IdError),
+    /// Its parts contradict each other.
+    #[error("the index contradicts itself: {0}")]
+    Contradiction(String),
+}
+
+fn contradiction<T>(what: impl Into<String>) -> Result<T, IndexError> {
+    Err(IndexError::Contradiction(what.into()))
+}
+
+/// Consecutive blocks of one pack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackRun {
+    /// The first block.
+    pub first: BlockNo,
+    /// Octets of the last block; the others have [`BLOCK_BYTES`].
+    pub last_bytes: u32,
+    /// The digest of each block.
+    pub hashes: Vec<Blake3>,
+}
+
+/// One stretch of a pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// The pack.
+    pub pack: PackId,
+    /// The octet of the pack at which it starts.
+    pub offset: u64,
+    /// Its octets.
+    pub bytes: u64,
+}
+
+/// Immutable bytes named by SHA-256.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blob {
+    /// Octets.
+    pub bytes: u64,
+    /// Where they are, in order.
+    pub extents: Vec<Extent>,
+}
+
+/// One thing that a mirror serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Artifact {
+    /// What it is called.
+    pub name: ArtifactName,
+    /// What it is.
+    pub kind: ArtifactKind,
+}
+
+/// What an artifact is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ArtifactKind {
+    /// A plain file.
+    File {
+        /// Its content.
+        blob: Sha256,
+        /// Whether it may be executed.
+        executable: bool,
+    },
+    /// One version of a Terraform provider.
+    Provider(Provider),
+}
+
+/// One version of a Terraform provider, with the proof that its registry gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provider {
+    /// Plugin protocol versions, like `5.0`.
+    pub protocols: Vec<String>,
+    /// The upstream's proof; none if it was submitted with `--unsigned`.
+    pub proof: Option<ProviderProof>,
+    /// Its archives by platform.
+    pub archives: BTreeMap<Platform, ProviderArchive>,
+}
+
+/// `SHA256SUMS`, its detached OpenPGP signature, and the keys that made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderProof {
+    /// The `SHA256SUMS` file.
+    pub sums: Sha256,
+    /// The binary detached signature over it.
+    pub signature: Sha256,
+    /// ASCII-armored public keys by key id (16 upper-case hexadecimal digits).
+    pub keys: BTreeMap<String, Sha256>,
+}
+
+/// A provider's zip for one platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProviderArchive {
+    /// The zip.
+    pub blob: Sha256,
+    /// Terraform's `h1:` digest of its content.
+    pub h1: [u8; 32],
+}
+
+impl Artifact {
+    /// The blobs that it is made of.
+    pub fn blobs(&self) -> Vec<Sha256> {
+        match &self.kind {
+            ArtifactKind::File { blob, .. } => vec![*blob],
+            ArtifactKind::Provider(provider) => {
+                let proof = provider.proof.iter();
+                let proof =
+                    proof.flat_map(|p| [p.sums, p.signature].into_iter().chain(p.keys.values().copied()));
+                proof.chain(provider.archives.values().map(|archive| archive.blob)).collect()
+            }
+        }
+    }
+}
+
+/// A release, whole and consistent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Index {
+    /// The channel.
+    pub channel: Channel,
+    /// Its number.
+    pub number: ReleaseNo,
+    /// When it was cut, in seconds since 1970.
+    pub created_s: u64,
+    /// The release whose blocks the sender takes to be there already.
+    pub baseline: Option<ReleaseNo>,
+    /// The blocks that it needs, by pack; the runs of a pack rise and do not overlap.
+    pub packs: BTreeMap<PackId, Vec<PackRun>>,
+    /// Its blobs.
+    pub blobs: BTreeMap<Sha256, Blob>,
+    /// Its artifacts.
+    pub artifacts: BTreeMap<ArtifactName, ArtifactKind>,
+}
+
+/// A block that a release needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NeededBlock {
+    /// Which.
+    pub id: BlockId,
+    /// Its octets.
+    pub bytes: u32,
+    /// Its digest.
+    pub hash: Blake3,
+}
+
+impl Index {
+    /// Every block that the release needs, by pack and place.
+    pub fn blocks(&self) -> impl Iterator<Item = NeededBlock> {
+        self.packs.iter().flat_map(|(pack, runs)| {
+            runs.iter().flat_map(move |run| {
+                let last = run.hashes.len().saturating_sub(1);
+                run.hashes.iter().enumerate().map(move |(at, hash)| NeededBlock {
+                    id: BlockId { pack: *pack, block: BlockNo(run.first.0 + at as u32) },
+                    bytes: if at == last { run.last_bytes } else { BLOCK_BYTES as u32 },
+                    hash: *hash,
+                })
+            })
+        })
+    }
+
+    /// Octets of all its blobs.
+    pub fn blob_bytes(&self) -> u64 {
+        self.blobs.values().map(|blob| blob.bytes).sum()
+    }
+
+    /// Writes the one encoding of this release.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64 + self.blobs.len() * 48 + self.artifacts.len() * 64);
+        out.extend_from_slice(MAGIC);
+        out.push(VERSION);
+        put_run(&mut out, self.channel.as_str().as_bytes());
+        put_varint(&mut out, self.number.0);
+        put_varint(&mut out, self.created_s);
+        match self.baseline {
+            None => out.push(0),
+            Some(baseline) => {
+                out.push(1);
+                put_varint(&mut out, baseline.0);
+            }
+        }
+        put_varint(&mut out, self.packs.len() as u64);
+        let mut pack_places = BTreeMap::new();
+        for (place, (pack, runs)) in self.packs.iter().enumerate() {
+            pack_places.insert(*pack, place as u64);
+            out.extend_from_slice(&pack.0);
+            put_varint(&mut out, runs.len() as u64);
+            for run in runs {
+                put_varint(&mut out, u64::from(run.first.0));
+                put_varint(&mut out, run.hashes.len() as u64);
+                put_varint(&mut out, u64::from(run.last_bytes));
+                run.hashes.iter().for_each(|hash| out.extend_from_slice(&hash.0));
+            }
+        }
+        put_varint(&mut out, self.blobs.len() as u64);
+        let mut blob_places = BTreeMap::new();
+        for (place, (digest, blob)) in self.blobs.iter().enumerate() {
+            blob_places.insert(*digest, place as u64);
+            out.extend_from_slice(&digest.0);
+            put_varint(&mut out, blob.bytes);
+            put_varint(&mut out, blob.extents.len() as u64);
+            for extent in &blob.extents {
+                put_varint(&mut out, pack_places.get(&extent.pack).copied().unwrap_or(u64::MAX));
+                put_varint(&mut out, extent.offset);
+                put_varint(&mut out, extent.bytes);
+            }
+        }
+        // A blob that is not listed encodes as a place that no parser accepts.
+        let place = |digest: &Sha256| blob_places.get(digest).copied().unwrap_or(u64::MAX);
+        put_varint(&mut out, self.artifacts.len() as u64);
+        for (name, kind) in &self.artifacts {
+            put_artifact(&mut out, name, kind, place);
+        }
+        out
+    }
+
+    /// Reads a release, checking everything that its parts say of each other.
+    pub fn parse(bytes: &[u8]) -> Result<Self, IndexError> {
+        if bytes.len() > INDEX_BYTES_MAX as usize {
+            return Err(IndexError::Size { found: bytes.len() });
+        }
+        let mut reader = Reader::new(bytes);
+        if reader.bytes(4).ok() != Some(MAGIC.as_slice()) {
+            return Err(IndexError::Magic);
+        }
+        match reader.u8()? {
+            VERSION => {}
+            found => return Err(IndexError::Version { found }),
+        }
+        let channel = reader.text("the channel name", 32)?.parse()?;
+        let number = ReleaseNo(reader.varint()?);
+        let created_s = reader.varint()?;
+        let baseline =
+            if flag(&mut reader, "the baseline")? { Some(ReleaseNo(reader.varint()?)) } else { None };
+        if baseline.is_some_and(|baseline| baseline >= number) {
+            return contradiction("its baseline is not older than itself");
+        }
+        let packs = parse_packs(&mut reader)?;
+        let blobs = parse_blobs(&mut reader, &packs)?;
+        let artifacts = parse_artifacts(&mut reader, &blobs)?;
+        reader.finish()?;
+        let index = Self { channel, number, created_s, baseline, packs, blobs, artifacts };
+        check_names(index.artifacts.keys())?;
+        Ok(index)
+    }
+}
+
+/// Refuses names that some file system cannot hold beside each other.
+pub fn check_names<'a>(names: impl Iterator<Item = &'a ArtifactName> + Clone) -> Result<(), IndexError> {
+    let files = names.filter_map(|name| match name {
+        ArtifactName::File(path) => Some(path),
+        ArtifactName::Provider(..) => None,
+    });
+    let mut folded: BTreeMap<String, &FilePath> = BTreeMap::new();
+    for path in files.clone() {
+        if let Some(other) = folded.insert(path.folded(), path) {
+            return contradiction(format!(
+                "{path:?} and {other:?} differ only by case",
+                path = path.as_str(),
+                other = other.as_str()
+            ));
+        }
+    }
+    // Directories too: "A/x" beside "a/y" is one directory on the one side and two on the other.
+    let mut directories: BTreeMap<String, &str> = BTreeMap::new();
+    for path in files {
+        for parent in path.parents() {
+            if let Some(file) = folded.get(&parent.to_lowercase()) {
+                return contradiction(format!(
+                    "{:?} is a file and the directory of {:?}",
+                    file.as_str(),
+                    path.as_str()
+                ));
+            }
+            match directories.get(&parent.to_lowercase()) {
+                Some(other) if *other != parent => {
+                    return contradiction(format!(
+                        "the directories {other:?} and {parent:?} differ only by case"
+                    ));
+                }
+                Some(_) => {}
+                None => {
+                    directories.insert(parent.to_lowercase(), parent);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn flag(reader: &mut Reader<'_>, what: &'static str) -> Result<bool, IndexError> {
+    match reader.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        found => Err(CodecError::Limit { what, found: u64::from(found), max: 1 }.into()),
+    }
+}
+
+fn parse_packs(reader: &mut Reader<'_>) -> Result<BTreeMap<PackId, Vec<PackRun>>, IndexError> {
+    let mut packs = BTreeMap::new();
+    for _ in 0..reader.count("packs", PACKS_MAX, 9)? {
+        let pack = PackId(reader.array()?);
+        if packs.last_key_value().is_some_and(|(last, _)| *last >= pack) {
+            return contradiction(format!("pack {pack} is out of order or twice"));
+        }
+        let mut runs: Vec<PackRun> = Vec::new();
+        for _ in 0..reader.count("runs of a pack", u64::from(PACK_BLOCKS_MAX), 35)? {
+            let first = reader.bounded("a block number", u64::from(PACK_BLOCKS_MAX) - 1)? as u32;
+            let end_before = runs.last().map_or(0, |run| run.first.0 + run.hashes.len() as u32);
+            if first < end_before {
+                return contradiction(format!("the runs of pack {pack} are out of order or overlap"));
+            }
+            let max = u64::from(PACK_BLOCKS_MAX - first);
+            let count = reader.bounded("blocks of a run", max)? as usize;
+            let last_bytes = reader.bounded("octets of a block", BLOCK_BYTES as u64)? as u32;
+            if count == 0 || last_bytes == 0 {
+                return contradiction(format!("pack {pack} has an empty run or an empty block"));
+            }
+            let (hashes, _) = reader.bytes(count * 32)?.as_chunks::<32>();
+            runs.push(PackRun {
+                first: BlockNo(first),
+                last_bytes,
+                hashes: hashes.iter().map(|h| Blake3(*h)).collect(),
+            });
+        }
+        if runs.is_empty() {
+            return contradiction(format!("pack {pack} is listed without blocks"));
+        }
+        packs.insert(pack, runs);
+    }
+    Ok(packs)
+}
+
+fn parse_blobs(
+    reader: &mut Reader<'_>,
+    packs: &BTreeMap<PackId, Vec<PackRun>>,
+) -> Result<BTreeMap<Sha256, Blob>, IndexError> {
+    let ids: Vec<&PackId> = packs.keys().collect();
+    let mut blobs = BTreeMap::new();
+    for _ in 0..reader.count("blobs", BLOBS_MAX, 34)? {
+        let digest = Sha256(reader.array()?);
+        if blobs.last_key_value().is_some_and(|(last, _)| *last >= digest) {
+            return contradiction(format!("blob {digest} is out of order or twice"));
+        }
+        let bytes = reader.varint()?;
+        let mut extents = Vec::new();
+        let mut total = 0u64;
+        for _ in 0..reader.count("extents of a blob", EXTENTS_MAX, 3)? {
+            let place = reader.varint()?;
+            let pack = usize::try_from(place).ok().and_then(|place| ids.get(place).copied());
+            let Some(pack) = pack else {
+                return contradiction(format!("blob {digest} lies in a pack that is not listed"));
+            };
+            let extent = Extent { pack: *pack, offset: reader.varint()?, bytes: reader.varint()? };
+            if !is_covered(&extent, packs.get(pack).map_or(&[], Vec::as_slice)) {
+                return contradiction(format!(
+                    "blob {digest} lies outside of the listed blocks of pack {pack}"
+                ));
+            }
+            total = total.saturating_add(extent.bytes);
+            extents.push(extent);
+        }
+        if total != bytes {
+            return contradiction(format!("blob {digest} has {bytes} octets, its extents have {total}"));
+        }
+        blobs.insert(digest, Blob { bytes, extents });
+    }
+    Ok(blobs)
+}
+
+/// Whether an extent is not empty and lies within the listed blocks.
+fn is_covered(extent: &Extent, runs: &[PackRun]) -> bool {
+    let Some(end) = extent.offset.checked_add(extent.bytes) else { return false };
+    let block = BLOCK_BYTES as u64;
+    // Runs that touch hold an extent together if the earlier one ends with a whole block.
+    let mut at = extent.offset;
+    let start = runs.partition_point(|run| (u64::from(run.first.0) + run.hashes.len() as u64) * block <= at);
+    for run in runs.iter().skip(start) {
+        let run_start = u64::from(run.first.0) * block;
+        let run_end = run_start + (run.hashes.len() as u64 - 1) * block + u64::from(run.last_bytes);
+        if at < run_start || at >= run_end {
+            break;
+        }
+        at = run_end;
+        if at >= end {
+            return extent.bytes > 0;
+        }
+    }
+    false
+}
+
+fn parse_artifacts(
+    reader: &mut Reader<'_>,
+    blobs: &BTreeMap<Sha256, Blob>,
+) -> Result<BTreeMap<ArtifactName, ArtifactKind>, IndexError> {
+    let digests: Vec<Sha256> = blobs.keys().copied().collect();
+    let mut artifacts = BTreeMap::new();
+    let mut used = BTreeSet::new();
+    for _ in 0..reader.count("artifacts", ARTIFACTS_MAX, 4)? {
+        let mut blob = |reader: &mut Reader<'_>| -> Result<Sha256, IndexError> {
+            let place = reader.varint()?;
+            let digest = usize::try_from(place).ok().and_then(|place| digests.get(place).copied());
+            let Some(digest) = digest else {
+                return contradiction("an artifact names a blob that is not listed");
+            };
+            used.insert(digest);
+            Ok(digest)
+        };
+        let (name, kind) = match reader.u8()? {
+            1 => {
+                let path: FilePath = reader.text("a path", PATH_BYTES_MAX)?.parse()?;
+                let executable = flag(reader, "a file's flags")?;
+                (ArtifactName::File(path), ArtifactKind::File { blob: blob(reader)?, executable })
+            }
+            2 => parse_provider(reader, &mut blob)?,
+            found => return contradiction(format!("artifact kind {found} is not known to this version")),
+        };
+        if artifacts.last_key_value().is_some_and(|(last, _)| *last >= name) {
+            return contradiction(format!("{name} is out of order or twice"));
+        }
+        artifacts.insert(name, kind);
+    }
+    if used.len() != blobs.len() {
+        return contradiction(format!("{} blobs belong to no artifact", blobs.len() - used.len()));
+    }
+    Ok(artifacts)
+}
+
+fn parse_provider(
+    reader: &mut Reader<'_>,
+    blob: &mut impl FnMut(&mut Reader<'_>) -> Result<Sha256, IndexError>,
+) -> Result<(ArtifactName, ArtifactKind), IndexError> {
+    let host = reader.text("a provider's host", 259)?;
+    let namespace = reader.text("a provider's namespace", 64)?;
+    let kind = reader.text("a provider's type", 64)?;
+    let address: ProviderAddress = format!("{host}/{namespace}/{kind}").parse()?;
+    let version: Version = reader.text("a provider's version", 128)?.parse()?;
+    let mut protocols = Vec::new();
+    for _ in 0..reader.count("a provider's protocols", PROVIDER_PARTS_MAX, 1)? {
+        let protocol = reader.text("a protocol", 16)?;
+        if protocol.is_empty() || !protocol.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+            return contradiction(format!("{protocol:?} is not a plugin protocol version"));
+        }
+        protocols.push(protocol.to_owned());
+    }
+    let proof = if flag(reader, "a provider's flags")? {
+        let (sums, signature) = (blob(reader)?, blob(reader)?);
+        let mut keys = BTreeMap::new();
+        for _ in 0..reader.count("a provider's keys", PROVIDER_PARTS_MAX, 2)? {
+            let id = reader.text("a key id", 40)?;
+            if id.is_empty() || !id.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b)) {
+                return contradiction(format!("{id:?} is not a key id"));
+            }
+            if keys.last_key_value().is_some_and(|(last, _): (&String, _)| last.as_str() >= id) {
+                return contradiction(format!("key {id} is out of order or twice"));
+            }
+            keys.insert(id.to_owned(), blob(reader)?);
+        }
+        Some(ProviderProof { sums, signature, keys })
+    } else {
+        None
+    };
+    let mut archives = BTreeMap::new();
+    for _ in 0..reader.count("a provider's archives", PROVIDER_PARTS_MAX, 36)? {
+        let platform: Platform = reader.text("a platform", 65)?.parse()?;
+        if archives.last_key_value().is_some_and(|(last, _)| *last >= platform) {
+            return contradiction(format!("platform {platform} of {address} is out of order or twice"));
+        }
+        archives.insert(platform, ProviderArchive { blob: blob(reader)?, h1: reader.array()? });
+    }
+    if archives.is_empty() {
+        return contradiction(format!("provider {address} {version} has no archive"));
+    }
+    let name = ArtifactName::Provider(address, version);
+    Ok((name, ArtifactKind::Provider(Provider { protocols, proof, archives })))
+}
+
+fn put_artifact(out: &mut Vec<u8>, name: &ArtifactName, kind: &ArtifactKind, place: impl Fn(&Sha256) -> u64) {
+    match (name, kind) {
+        (ArtifactName::File(path), ArtifactKind::File { blob, executable }) => {
+            out.push(1);
+            put_run(out, path.as_str().as_bytes());
+            out.push(u8::from(*executable));
+            put_varint(out, place(blob));
+        }
+        (ArtifactName::Provider(address, version), ArtifactKind::Provider(provider)) => {
+            out.push(2);
+            for text in [address.host.as_str(), &address.namespace, &address.kind, version.as_str()] {
+                put_run(out, text.as_bytes());
+            }
+            put_varint(out, provider.protocols.len() as u64);
+            provider.protocols.iter().for_each(|protocol| put_run(out, protocol.as_bytes()));
+            out.push(u8::from(provider.proof.is_some()));
+            if let Some(proof) = &provider.proof {
+                put_varint(out, place(&proof.sums));
+                put_varint(out, place(&proof.signature));
+                put_varint(out, proof.keys.len() as u64);
+                for (id, blob) in &proof.keys {
+                    put_run(out, id.as_bytes());
+                    put_varint(out, place(blob));
+                }
+            }
+            put_varint(out, provider.archives.len() as u64);
+            for (platform, archive) in &provider.archives {
+                put_run(out, platform.to_string().as_bytes());
+                put_varint(out, place(&archive.blob));
+                out.extend_from_slice(&archive.h1);
+            }
+        }
+        // A name of one kind on a thing of another: kind 0, which no parser accepts.
+        (ArtifactName::File(_), _) | (ArtifactName::Provider(..), _) => out.push(0),
+    }
+}
+
+/// The file name under which an archive of this provider is served.
+pub fn archive_file_name(address: &ProviderAddress, version: &Version, platform: &Platform) -> String {
+    name::provider_archive_name(&address.kind, version, platform)
+}

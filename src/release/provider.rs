@@ -1,0 +1,1 @@
+//! The proof that a Terraform registry gives for a provider.
