@@ -21,9 +21,11 @@
 pub mod codec;
 pub mod fec;
 pub mod id;
+pub mod journal;
 pub mod limits;
 pub mod link;
 pub mod pack;
+pub mod quantity;
 pub mod recv;
 pub mod release;
 pub mod send;
