@@ -25,6 +25,7 @@ pub mod journal;
 pub mod limits;
 pub mod link;
 pub mod pack;
+pub mod pairing;
 pub mod quantity;
 pub mod recv;
 pub mod release;
