@@ -1,2 +1,3 @@
 //! stub
+mod provider_zip;
 fn main() {}
