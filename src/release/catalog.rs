@@ -1,8 +1,9 @@
 //! What a side holds: blobs, blocks and artifacts of several indexes, from which a new index is composed.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
-use super::index::{Artifact, ArtifactKind, Blob, Index, PackRun};
+use super::index::{Artifact, ArtifactKind, Blob, Extent, Index, PackRun};
 use super::name::ArtifactName;
 use crate::id::{Blake3, BlockNo, Channel, PackId, ReleaseNo, Sha256};
 use crate::limits::BLOCK_BYTES;
@@ -48,6 +49,15 @@ impl Catalog {
         self.blobs.entry(digest).or_insert(blob);
     }
 
+    /// Takes over the blocks that a blob lies in.
+    pub fn copy_blocks(&mut self, from: &Self, blob: &Blob) {
+        for (pack, range) in blob.extents.iter().filter_map(block_range) {
+            let held = from.blocks.get(&pack).into_iter().flat_map(|blocks| blocks.range(range.clone()));
+            let held: Vec<_> = held.map(|(number, block)| (*number, *block)).collect();
+            self.blocks.entry(pack).or_default().extend(held);
+        }
+    }
+
     /// Where a blob is.
     pub fn blob(&self, digest: &Sha256) -> Option<&Blob> {
         self.blobs.get(digest)
@@ -77,13 +87,10 @@ impl Catalog {
                     continue;
                 }
                 let blob = self.blobs.get(&digest).ok_or(digest)?;
-                for extent in blob.extents.iter().filter(|extent| extent.bytes > 0) {
-                    let first = extent.offset / BLOCK_BYTES as u64;
-                    let last = (extent.offset + extent.bytes - 1) / BLOCK_BYTES as u64;
-                    let held = self.blocks.get(&extent.pack).ok_or(digest)?;
-                    let into = needed.entry(extent.pack).or_default();
-                    for number in first..=last {
-                        let number = u32::try_from(number).map_err(|_| digest)?;
+                for (pack, range) in blob.extents.iter().filter_map(block_range) {
+                    let held = self.blocks.get(&pack).ok_or(digest)?;
+                    let into = needed.entry(pack).or_default();
+                    for number in range {
                         into.insert(number, *held.get(&number).ok_or(digest)?);
                     }
                 }
@@ -94,6 +101,14 @@ impl Catalog {
         let Heading { channel, number, created_s, baseline } = heading;
         Ok(Index { channel, number, created_s, baseline, packs, blobs, artifacts })
     }
+}
+
+/// The blocks that an extent lies in.
+fn block_range(extent: &Extent) -> Option<(PackId, RangeInclusive<u32>)> {
+    let block = BLOCK_BYTES as u64;
+    let last = extent.offset.checked_add(extent.bytes)?.checked_sub(1)?.checked_div(block)?;
+    let range = u32::try_from(extent.offset / block).ok()?..=u32::try_from(last).ok()?;
+    (extent.bytes > 0).then_some((extent.pack, range))
 }
 
 /// Joins neighbouring blocks; a short one ends its run.
@@ -116,7 +131,6 @@ fn runs(blocks: BTreeMap<u32, (u32, Blake3)>) -> Vec<PackRun> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::index::Extent;
     use super::*;
 
     #[test]
