@@ -82,7 +82,8 @@ impl Pairing {
         }
         let link_key: Blake3 = pairing.link_key.parse().map_err(|_| PairingError::Field("link_key"))?;
         let sender = LinkVerifier::from_bytes(&link_key.0)?;
-        let encapsulated = base64.decode(&pairing.encapsulated).ok().and_then(|octets| octets.try_into().ok());
+        let encapsulated =
+            base64.decode(&pairing.encapsulated).ok().and_then(|octets| octets.try_into().ok());
         let encapsulated = encapsulated.ok_or(PairingError::Field("encapsulated"))?;
         let sealed =
             base64.decode(&pairing.sealed_secret).map_err(|_| PairingError::Field("sealed_secret"))?;
@@ -110,7 +111,8 @@ mod tests {
     use crate::trust::{RoleKey, RoleKeys};
 
     fn pairing(receiver: &ReceiverKey) -> Pairing {
-        let roles = RoleKeys { targets: RoleKey::from_seed(&[1; 32]), timestamp: RoleKey::from_seed(&[2; 32]) };
+        let roles =
+            RoleKeys { targets: RoleKey::from_seed(&[1; 32]), timestamp: RoleKey::from_seed(&[2; 32]) };
         let link = LinkId([5; 16]);
         let secret = PairingSecret([6; 32]);
         let mut rng = SeededRng::new(1);

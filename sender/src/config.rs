@@ -91,7 +91,9 @@ fn default_burst() -> Duration {
     Duration::from_millis(50)
 }
 
-fn parsed<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: std::fmt::Display>>(d: D) -> Result<T, D::Error> {
+fn parsed<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: std::fmt::Display>>(
+    d: D,
+) -> Result<T, D::Error> {
     String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
 }
 
@@ -107,7 +109,10 @@ impl Config {
     /// Reads and checks the file.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| {
-            format!("cannot read {}; make it with: diode-sender init --dir DIR --receiver receiver.pub", path.display())
+            format!(
+                "cannot read {}; make it with: diode-sender init --dir DIR --receiver receiver.pub",
+                path.display()
+            )
         })?;
         let config = Self::parse(&text).with_context(|| format!("in {}", path.display()))?;
         Ok(config)

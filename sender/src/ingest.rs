@@ -94,11 +94,6 @@ impl<'a> Submission<'a> {
         })
     }
 
-    /// The channel that it is for.
-    pub fn channel(&self) -> &Channel {
-        &self.channel
-    }
-
     /// Begins a blob that is expected to have `bytes` octets.
     pub fn begin_blob(&mut self, bytes: u64) -> BlobWriter {
         let mut at = self.place;
@@ -187,7 +182,8 @@ impl<'a> Submission<'a> {
 
     /// Where a blob is, be it new or old.
     pub fn blob(&self, digest: &Sha256) -> Option<Blob> {
-        let known = || self.store.lock().unwrap_or_else(PoisonError::into_inner).catalog.blob(digest).cloned();
+        let known =
+            || self.store.lock().unwrap_or_else(PoisonError::into_inner).catalog.blob(digest).cloned();
         self.blobs.blob(digest).cloned().or_else(known)
     }
 
@@ -224,28 +220,28 @@ impl<'a> Submission<'a> {
         check_names(names.keys()).context("with what was submitted before")?;
         for (channel, index) in store.newest.iter().filter(|(channel, _)| **channel != self.channel) {
             if let Some(name) = self.artifacts.keys().find(|name| index.artifacts.contains_key(name)) {
-                anyhow::bail!("{name} is served by channel {channel} already; one name cannot be in two channels");
+                anyhow::bail!(
+                    "{name} is served by channel {channel} already; one name cannot be in two channels"
+                );
             }
         }
         // The blobs that were there before are known to the store, the new ones to this submission.
         for artifact in &self.artifacts {
             let (name, kind) = (artifact.0.clone(), artifact.1.clone());
             for digest in (diodesync::release::Artifact { name, kind }).blobs() {
-                if let Some(blob) = store.catalog.blob(&digest).filter(|_| self.blobs.blob(&digest).is_none()) {
+                if let Some(blob) = store.catalog.blob(&digest).filter(|_| self.blobs.blob(&digest).is_none())
+                {
                     self.blobs.insert_blob(digest, blob.clone());
                     self.blobs.copy_blocks(&store.catalog, blob);
                 }
             }
         }
-        let heading = Heading {
-            channel: self.channel.clone(),
-            number: ReleaseNo(0),
-            created_s: now_s,
-            baseline: None,
-        };
+        let heading =
+            Heading { channel: self.channel.clone(), number: ReleaseNo(0), created_s: now_s, baseline: None };
         let artifacts = std::mem::take(&mut self.artifacts);
         let index = self.blobs.compose(heading, artifacts);
-        let index = index.map_err(|digest| anyhow::anyhow!("blob {digest} was not written; this is a bug"))?;
+        let index =
+            index.map_err(|digest| anyhow::anyhow!("blob {digest} was not written; this is a bug"))?;
         store.stage(index)?;
         Ok(self.totals)
     }

@@ -1,8 +1,8 @@
 //! The operating system's random numbers.
 
 use anyhow::Context;
-use getrandom::rand_core::UnwrapErr;
 use getrandom::SysRng;
+use getrandom::rand_core::UnwrapErr;
 
 /// For the library's functions that take randomness as an argument.
 pub fn rng() -> UnwrapErr<SysRng> {

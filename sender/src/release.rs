@@ -10,13 +10,13 @@ use diodesync::release::delta::blocks_to_send;
 use diodesync::release::index::Index;
 use diodesync::send::ReleasePlan;
 use diodesync::trust::Release;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::init::Keys;
 use crate::store::Store;
 
 /// What was cut.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Cut {
     /// The channel.
     pub channel: Channel,
@@ -47,9 +47,13 @@ pub fn cut(
     let newest = store.newest.get(channel).map(|index| index.number);
     let is_staged = store.staged.values().any(|index| index.channel == *channel);
     match (is_staged, newest) {
-        (false, None) => bail!("nothing was submitted to channel {channel} yet; see diode-sender submit --help"),
+        (false, None) => {
+            bail!("nothing was submitted to channel {channel} yet; see diode-sender submit --help")
+        }
         (false, Some(newest)) if !full => {
-            bail!("nothing was submitted to channel {channel} since release {newest}; --full sends everything again")
+            bail!(
+                "nothing was submitted to channel {channel} since release {newest}; --full sends everything again"
+            )
         }
         _ => {}
     }
@@ -57,7 +61,8 @@ pub fn cut(
     let baseline = if full { None } else { store.complete(channel)? };
     let heading = Heading { channel: channel.clone(), number, created_s: now_s, baseline };
     let index = store.catalog.compose(heading, store.present(channel));
-    let index = index.map_err(|digest| anyhow::anyhow!("blob {digest} is not in a pack; restore the packs"))?;
+    let index =
+        index.map_err(|digest| anyhow::anyhow!("blob {digest} is not in a pack; restore the packs"))?;
     let bytes = index.encode();
     if bytes.len() > INDEX_BYTES_MAX as usize {
         bail!("the index has {} octets, the limit is {INDEX_BYTES_MAX}; split the channel", bytes.len());

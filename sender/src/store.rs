@@ -85,12 +85,15 @@ impl Store {
 
     fn open_repository(&mut self) -> anyhow::Result<()> {
         let Some(content) = fact::read(&self.dir.join("repository"))? else { return Ok(()) };
-        let file: RepositoryFile = serde_json::from_slice(&content).context("the fact file repository is damaged")?;
+        let file: RepositoryFile =
+            serde_json::from_slice(&content).context("the fact file repository is damaged")?;
         for (channel, release) in file.releases {
             let ReleaseFile { number, bytes, sha256 } = release;
             let index = self.release(&channel, number)?;
             if Sha256::of(&index.encode()) != sha256 {
-                bail!("release {channel} {number} is not the one that was signed; restore its index from a backup");
+                bail!(
+                    "release {channel} {number} is not the one that was signed; restore its index from a backup"
+                );
             }
             self.newest.insert(channel.clone(), index);
             self.repository.releases.insert(channel, Release { number, bytes, sha256 });
@@ -149,15 +152,24 @@ impl Store {
     }
 
     /// Records a release, with the metadata that signs it. What was staged for its channel is in it.
-    pub fn commit_release(&mut self, index: Index, repository: Repository, bundle: Bundle) -> anyhow::Result<()> {
+    pub fn commit_release(
+        &mut self,
+        index: Index,
+        repository: Repository,
+        bundle: Bundle,
+    ) -> anyhow::Result<()> {
         let path = self.release_path(&index.channel, index.number);
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         }
         fact::write(&path, &index.encode())?;
         self.commit_metadata(repository, bundle)?;
-        let released: Vec<u64> =
-            self.staged.iter().filter(|(_, staged)| staged.channel == index.channel).map(|(n, _)| *n).collect();
+        let released: Vec<u64> = self
+            .staged
+            .iter()
+            .filter(|(_, staged)| staged.channel == index.channel)
+            .map(|(n, _)| *n)
+            .collect();
         for number in released {
             let path = self.dir.join("staged").join(format!("{number:08}.index"));
             std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;

@@ -78,7 +78,8 @@ pub async fn files(client: &Client, args: FilesArgs) -> anyhow::Result<Value> {
     }
     let mut items = Vec::new();
     for path in &args.paths {
-        let metadata = std::fs::symlink_metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let metadata =
+            std::fs::symlink_metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
         // A folder given as "." or "a/.." has no name of its own: what is in it goes to the top.
         let name = path.file_name().map(|name| utf8(path, name)).transpose()?;
         let at: Vec<&str> = prefix.into_iter().chain(name).collect();
@@ -105,11 +106,19 @@ fn walk(path: &Path, metadata: &std::fs::Metadata, name: &str, items: &mut Vec<I
         return Ok(());
     }
     if !kind.is_dir() {
-        let what = if kind.is_symlink() { "a symbolic link" } else { "not a regular file (a FIFO, socket or device)" };
-        bail!("{} is {what}; only regular files and folders are submitted. Nothing was submitted", path.display());
+        let what = if kind.is_symlink() {
+            "a symbolic link"
+        } else {
+            "not a regular file (a FIFO, socket or device)"
+        };
+        bail!(
+            "{} is {what}; only regular files and folders are submitted. Nothing was submitted",
+            path.display()
+        );
     }
     let entries = std::fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?;
-    let mut entries = entries.collect::<Result<Vec<_>, _>>().with_context(|| format!("cannot list {}", path.display()))?;
+    let mut entries =
+        entries.collect::<Result<Vec<_>, _>>().with_context(|| format!("cannot list {}", path.display()))?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
         let (path, file_name) = (entry.path(), entry.file_name());
@@ -217,7 +226,10 @@ fn read_file(item: &Item, frames: &Frames, progress: &Progress) -> Result<(), Re
         let (head, body) = frame.split_at_mut(5);
         let read = file.read(body).map_err(failed)?;
         if read as u64 > left || read == 0 && left > 0 {
-            let why = anyhow::anyhow!("{} changed while it was read; submit it again when it has settled", item.source.display());
+            let why = anyhow::anyhow!(
+                "{} changed while it was read; submit it again when it has settled",
+                item.source.display()
+            );
             return Err(ReadFailure::File(why));
         }
         if read == 0 {

@@ -76,7 +76,9 @@ fn take_blob(
                 submission.write(&mut blob, &octets)?;
             }
             Some(Frame::Message(Message::EndFile)) if taken == bytes => return submission.end_blob(blob),
-            Some(Frame::Message(Message::EndFile)) => bail!("a file of {bytes} octets was announced, {taken} came"),
+            Some(Frame::Message(Message::EndFile)) => {
+                bail!("a file of {bytes} octets was announced, {taken} came")
+            }
             _ => bail!("a submission broke off in the middle of a file"),
         }
     }
@@ -126,7 +128,8 @@ fn check_provider(
         (Some(sums), Some(signature)) if !unsigned => {
             let mut keys = BTreeMap::new();
             for (name, blob) in &files.keys {
-                let split = split_keys(&read(submission, blob)?).with_context(|| format!("the key file {name}"))?;
+                let split =
+                    split_keys(&read(submission, blob)?).with_context(|| format!("the key file {name}"))?;
                 keys.extend(split);
             }
             let signature_octets = read(submission, &signature)?;

@@ -76,7 +76,10 @@ impl Client {
         let value: Value = serde_json::from_slice(&bytes)
             .with_context(|| format!("the daemon's answer to {path} is not JSON (status {status})"))?;
         if !status.is_success() {
-            bail!("{}", value.get("error").and_then(Value::as_str).unwrap_or("the daemon refused without a reason"));
+            bail!(
+                "{}",
+                value.get("error").and_then(Value::as_str).unwrap_or("the daemon refused without a reason")
+            );
         }
         Ok(value)
     }

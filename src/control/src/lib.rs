@@ -67,7 +67,11 @@ impl DirLock {
             .open(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            anyhow::anyhow!("another daemon runs in {}; stop it first (it holds {})", dir.display(), path.display())
+            anyhow::anyhow!(
+                "another daemon runs in {}; stop it first (it holds {})",
+                dir.display(),
+                path.display()
+            )
         })?;
         Ok(Self(file))
     }

@@ -42,7 +42,8 @@ pub async fn serve(
     // The folder's lock is held, so a socket that is there was left by a daemon that was killed.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot remove the old control socket {}", path.display()));
+            return Err(error)
+                .with_context(|| format!("cannot remove the old control socket {}", path.display()));
         }
         _ => {}
     }
