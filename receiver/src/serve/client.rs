@@ -10,6 +10,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use diodesync::id::Sha256;
+use diodesync::release::ProviderAddress;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde::Deserialize;
@@ -86,7 +87,7 @@ pub async fn terraformrc(
     let base = gateway.client.base(&asked.headers);
     let content = match variant.via.as_deref() {
         None | Some("registry") => through_registry(&asked.site, &base),
-        Some("mirror") => through_mirror(&base),
+        Some("mirror") => through_mirror(&asked.site, &base),
         Some(_) => return text(StatusCode::BAD_REQUEST, "expected via=registry or via=mirror\n"),
     };
     // It names the gateway as this client does.
@@ -94,42 +95,97 @@ pub async fn terraformrc(
     (headers, content).into_response()
 }
 
+/// The published providers by the way in which Terraform can take them.
+#[derive(Default)]
+struct Ways<'a> {
+    /// Through the replay of their origin: a version has a proof.
+    registry: Vec<&'a ProviderAddress>,
+    /// Through the mirror.
+    mirror: Vec<&'a ProviderAddress>,
+    /// Not at all. Terraform (1.11) makes the URL of a mirror's document out of `HOST:PORT/…`, takes the host for a
+    /// scheme and fails, so origins with a port can be replayed and not mirrored.
+    none: Vec<&'a ProviderAddress>,
+}
+
+impl<'a> Ways<'a> {
+    fn of(site: &'a Site, prefers_mirror: bool) -> Self {
+        let mut ways = Self::default();
+        for (address, versions) in site.providers() {
+            let has_proof = versions.values().any(|provider| provider.proof.is_some());
+            let is_mirrored = !address.host.contains(':');
+            match (has_proof, is_mirrored) {
+                (_, true) if prefers_mirror => ways.mirror.push(address),
+                (true, _) => ways.registry.push(address),
+                (false, true) => ways.mirror.push(address),
+                (false, false) => ways.none.push(address),
+            }
+        }
+        ways
+    }
+
+    /// A `host` block for each origin that is replayed. A published host name holds lower-case letters, digits, dots,
+    /// hyphens and a port: nothing to escape.
+    fn put_hosts(&self, out: &mut String, base: &str) {
+        let hosts: BTreeSet<&str> = self.registry.iter().map(|address| address.host.as_str()).collect();
+        for host in hosts {
+            out.push_str(&format!(
+                "\nhost \"{host}\" {{\n  services = {{\n    \
+                 \"providers.v1\" = \"{base}/v1/providers/{host}/\"\n  }}\n}}\n"
+            ));
+        }
+        for address in &self.none {
+            out.push_str(&format!(
+                "\n# Not for Terraform: {address} came without proof, and Terraform's mirror protocol cannot name an \
+                 origin with a port.\n"
+            ));
+        }
+    }
+}
+
+/// A list as an argument of a block.
+fn argument(name: &str, addresses: &[&ProviderAddress]) -> String {
+    let list: String = addresses.iter().map(|address| format!("      \"{address}\",\n")).collect();
+    format!("    {name} = [\n{list}    ]\n")
+}
+
 /// Each origin that is published is replayed by this gateway; what has no proof comes through the mirror.
 fn through_registry(site: &Site, base: &str) -> String {
+    let ways = Ways::of(site, false);
     let mut out = String::from(
         "# Terraform asks this gateway in place of the origin registries and checks the origins' own signatures.\n",
     );
-    let (proven, unproven): (Vec<_>, Vec<_>) = site
-        .providers()
-        .iter()
-        .partition(|(_, versions)| versions.values().any(|provider| provider.proof.is_some()));
-    let hosts: BTreeSet<&str> = proven.iter().map(|(address, _)| address.host.as_str()).collect();
-    if hosts.is_empty() {
+    if ways.registry.is_empty() {
         out.push_str("# No provider with a proof is published yet; fetch this file again when one is.\n");
     }
-    for host in hosts {
-        // A published host name holds lower-case letters, digits, dots, hyphens and a port: nothing to escape.
-        out.push_str(&format!(
-            "\nhost \"{host}\" {{\n  services = {{\n    \"providers.v1\" = \"{base}/v1/providers/{host}/\"\n  }}\n}}\n"
-        ));
-    }
-    if !unproven.is_empty() {
-        let list: String = unproven.iter().map(|(address, _)| format!("      \"{address}\",\n")).collect();
+    ways.put_hosts(&mut out, base);
+    if !ways.mirror.is_empty() {
         out.push_str(&format!(
             "\n# These were submitted without their origin's signature: only this gateway vouches for them.\n\
-             provider_installation {{\n  network_mirror {{\n    url = \"{base}/mirror/\"\n    include = [\n{list}    ]\n  }}\n  \
-             direct {{\n    exclude = [\n{list}    ]\n  }}\n}}\n"
+             provider_installation {{\n  network_mirror {{\n    url = \"{base}/mirror/\"\n{}  }}\n  direct {{\n{}  }}\n}}\n",
+            argument("include", &ways.mirror),
+            argument("exclude", &ways.mirror),
         ));
     }
     out
 }
 
-/// Without a `direct` block, Terraform never asks an origin.
-fn through_mirror(base: &str) -> String {
-    format!(
-        "# Terraform takes all providers from this gateway, by the digests that the gateway checked.\n\n\
-         provider_installation {{\n  network_mirror {{\n    url = \"{base}/mirror/\"\n  }}\n}}\n"
-    )
+/// Without a `direct` block, Terraform never asks an origin; with one, it asks for those only that no mirror can name.
+fn through_mirror(site: &Site, base: &str) -> String {
+    let ways = Ways::of(site, true);
+    let mut out = String::from(
+        "# Terraform takes providers from this gateway, by the digests that the gateway checked.\n",
+    );
+    ways.put_hosts(&mut out, base);
+    let (exclude, direct) = if ways.registry.is_empty() {
+        (String::new(), String::new())
+    } else {
+        let direct = format!("  direct {{\n{}  }}\n", argument("include", &ways.registry));
+        (argument("exclude", &ways.registry), direct)
+    };
+    out.push_str(&format!(
+        "\nprovider_installation {{\n  network_mirror {{\n    url = \"{base}/mirror/\"\n{exclude}  }}\n{direct}}}\n"
+    ));
+    out
 }
 
 /// `/client/`
@@ -145,7 +201,8 @@ pub async fn page(State(gateway): State<Gateway>, asked: Asked) -> Response {
             );
             page.text(&format!("curl -k -o gateway-ca.pem {base}/client/ca.pem\n"));
             page.raw("openssl x509 -in gateway-ca.pem -noout -fingerprint -sha256</pre>\n");
-            page.raw("<p>It should be <code>").text(&fingerprint).raw("</code></p>\n");
+            page.raw("<p>The gateway that sent this page has <code>").text(&fingerprint);
+            page.raw("</code>; until you trust it, believe the operator and not this page.</p>\n");
             page.raw("<p>For the whole machine, as root:</p>\n<pre># Debian, Ubuntu\n");
             page.raw("cp gateway-ca.pem /usr/local/share/ca-certificates/diodesync.crt &amp;&amp; update-ca-certificates\n");
             page.raw(
@@ -166,7 +223,10 @@ pub async fn page(State(gateway): State<Gateway>, asked: Asked) -> Response {
     page.text(&format!("curl -o ~/.terraformrc {base}/client/terraformrc\n"));
     page.raw("terraform init</pre>\n<p>Or take everything from this gateway as a ");
     page.link("/client/terraformrc?via=mirror", "network mirror").raw(", by digest only.</p>\n<pre>");
-    page.text(&format!("curl -o ~/.terraformrc '{base}/client/terraformrc?via=mirror'"));
+    page.text(&format!(
+        "curl -o ~/.terraformrc '{base}/client/terraformrc?via=mirror'\n\
+         terraform providers lock -net-mirror={base}/mirror/ -platform=linux_amd64"
+    ));
     page.raw("</pre>\n<h2>3. Files</h2>\n<p>")
         .link("/files/", "Browse")
         .raw(", or copy all and check:</p>\n<pre>");

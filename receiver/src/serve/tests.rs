@@ -76,6 +76,8 @@ impl Gateway {
         main.provider(SOURCE, "1.0.0", b"zip", Some(proof));
         main.provider(SOURCE, "1.1.0", b"zip 1.1", None);
         main.provider("tf.example.com:8443/own/thing", "0.1.0", b"own", None);
+        main.provider("local.site/own/thing", "0.1.0", b"own", None);
+        main.provider("tf.example.com:8443/own/proven", "0.1.0", b"own", Some(proof));
         let mut other = Release::new("extra", 2);
         other.file("docs/extra.txt", b"extra");
         other.provider("tf.example.com/x/y", "2.0.0-rc.1", b"y", Some(proof));
@@ -341,14 +343,19 @@ async fn client_files_name_the_gateway_as_the_client_does() {
          \"https://gw.site:8443/v1/providers/registry.terraform.io/\"\n"
     ));
     assert!(replay.text().contains("host \"tf.example.com\" {"));
-    // No version of it has a proof.
-    assert!(!replay.text().contains("host \"tf.example.com:8443\""));
+    assert!(replay.text().contains("host \"tf.example.com:8443\" {"));
+    // It has no proof, so it can come through the mirror only.
+    assert!(!replay.text().contains("host \"local.site\""));
     assert!(replay.text().contains("url = \"https://gw.site:8443/mirror/\""));
-    assert!(replay.text().contains("\"tf.example.com:8443/own/thing\""));
+    assert_eq!(replay.text().matches("\"local.site/own/thing\"").count(), 2);
+    // Terraform has no way to either.
+    assert!(replay.text().contains("# Not for Terraform: tf.example.com:8443/own/thing"));
+
     let mirror = gateway.send("GET", "/client/terraformrc?via=mirror", &[("host", "gw.site")]).await;
-    assert!(
-        mirror.text().contains("url = \"https://gw.site/mirror/\"") && !mirror.text().contains("host \"")
-    );
+    assert!(mirror.text().contains("url = \"https://gw.site/mirror/\""));
+    assert_eq!(mirror.text().matches("host \"").count(), 1, "{}", mirror.text());
+    assert!(mirror.text().contains("host \"tf.example.com:8443\" {"));
+    assert_eq!(mirror.text().matches("\"tf.example.com:8443/own/proven\"").count(), 2);
     for forged in ["evil\"\nx", "a b", "evil/", "${x}"] {
         let Ok(value) = axum::http::HeaderValue::from_str(forged) else { continue };
         let fallback = gateway.send("GET", "/client/terraformrc", &[("host", value.to_str().unwrap())]).await;
