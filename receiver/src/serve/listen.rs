@@ -2,7 +2,7 @@
 //!
 //! | bound | what it stops |
 //! |---|---|
-//! | [`CONNECTIONS_MAX`] | more waits in the kernel's queue; at two pieces each, bodies hold 128 MiB at the most |
+//! | [`CONNECTIONS_MAX`] | more waits in the kernel's queue; at two pieces each, bodies hold 128 MiB at the most, and HTTP buffers about as much |
 //! | [`HANDSHAKE_MAX`] | a client that connects and says nothing |
 //! | [`HEADER_MAX`] | a request that trickles in, and an idle connection kept alive |
 //! | [`STALL_MAX`] | a client that asks for much and does not read it |
