@@ -14,9 +14,6 @@
 //! | [`mirror`] | what the receiver serves, and comparing it with what was submitted |
 //! | [`scratch`], [`prng`], [`skip`] | temporary folders, seeded numbers, tests that cannot run here |
 
-// The ban on clocks and sleeping is for the library in src/; what drives processes has to wait for them.
-#![allow(clippy::disallowed_methods)]
-
 pub mod bins;
 pub mod https;
 pub mod mirror;

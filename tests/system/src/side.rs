@@ -160,7 +160,8 @@ impl Side {
             .with_context(|| format!("status --json says what nobody expects:\n{text}"))
     }
 
-    /// Sets a key of the configuration; the daemon reads it at its next start.
+    /// Sets a key of the configuration; the daemon reads it at its next start. Of an array of tables, like `[[lane]]`,
+    /// the first is meant.
     pub fn set(&self, keys: &[&str], value: impl Into<toml::Value>) -> Result<()> {
         let what = || format!("cannot set {} in {}", keys.join("."), self.config.display());
         let text = std::fs::read_to_string(&self.config).with_context(what)?;
@@ -169,6 +170,10 @@ impl Side {
         let mut table = &mut root;
         for key in tables {
             let entry = table.entry(*key).or_insert_with(|| toml::Table::new().into());
+            let entry = match entry {
+                toml::Value::Array(entries) => entries.first_mut().with_context(what)?,
+                entry => entry,
+            };
             table = entry.as_table_mut().with_context(what)?;
         }
         table.insert((*last).to_owned(), value.into());

@@ -1,7 +1,5 @@
 //! The paths themselves: what the other tests stand on has to be true first.
 
-#![allow(missing_docs, clippy::disallowed_methods)]
-
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
