@@ -30,7 +30,7 @@ impl Oti {
     /// # Panics
     /// In debug builds, if the object is empty or `lane_symbol_bytes` is not a valid symbol size.
     pub fn for_object(transfer_bytes: u32, lane_symbol_bytes: usize, use_: RepairUse) -> Self {
-        debug_assert!(transfer_bytes > 0 && lane_symbol_bytes <= SYMBOL_BYTES_MAX && lane_symbol_bytes >= 2);
+        debug_assert!(transfer_bytes > 0 && (2..=SYMBOL_BYTES_MAX).contains(&lane_symbol_bytes));
         let first_block = (transfer_bytes as usize).min(BLOCK_BYTES);
         let symbol_bytes = lane_symbol_bytes.min(first_block.next_multiple_of(2)) as u16;
         let symbols = first_block.div_ceil(usize::from(symbol_bytes));

@@ -29,3 +29,36 @@ impl Drop for TempDir {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
+
+/// Random numbers that a seed decides.
+pub struct SeededRng(blake3::OutputReader);
+
+impl SeededRng {
+    /// The same seed gives the same numbers.
+    pub fn new(seed: u64) -> Self {
+        Self(blake3::Hasher::new().update(&seed.to_be_bytes()).finalize_xof())
+    }
+}
+
+impl hpke::rand_core::TryRng for SeededRng {
+    type Error = std::convert::Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        let mut octets = [0; 4];
+        self.0.fill(&mut octets);
+        Ok(u32::from_be_bytes(octets))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        let mut octets = [0; 8];
+        self.0.fill(&mut octets);
+        Ok(u64::from_be_bytes(octets))
+    }
+
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Self::Error> {
+        self.0.fill(out);
+        Ok(())
+    }
+}
+
+impl hpke::rand_core::TryCryptoRng for SeededRng {}

@@ -1,0 +1,135 @@
+//! What the tests of this role share: a folder that goes when the test does, and a published release in packs.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use diodesync::id::{Blake3, BlockNo, Channel, PackId, ReleaseNo, Sha256};
+use diodesync::limits::BLOCK_BYTES;
+use diodesync::pack::PackStore;
+use diodesync::release::index::{Provider, ProviderArchive, ProviderProof};
+use diodesync::release::{ArtifactKind, ArtifactName, Blob, Extent, Index, PackRun};
+
+/// A folder that goes when the test does.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    /// A fresh folder with `name` in its path.
+    pub fn new(name: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let place = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("diode-receiver-{name}-{}-{place}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What an origin gives with a provider version.
+#[derive(Clone, Copy)]
+pub struct Proof<'a> {
+    /// The `SHA256SUMS` file.
+    pub sums: &'a [u8],
+    /// Its signature.
+    pub signature: &'a [u8],
+    /// The id of the key that made it.
+    pub key_id: &'a str,
+    /// That key.
+    pub key: &'a [u8],
+}
+
+/// A release in the making, all of it in one pack.
+pub struct Release {
+    pack: PackId,
+    content: Vec<u8>,
+    index: Index,
+}
+
+impl Release {
+    /// Release 1 of a channel.
+    pub fn new(channel: &str, pack: u8) -> Self {
+        Self {
+            pack: PackId([pack; 8]),
+            content: Vec::new(),
+            index: Index {
+                channel: channel.parse::<Channel>().unwrap(),
+                number: ReleaseNo(1),
+                created_s: 1_795_000_000,
+                baseline: None,
+                packs: BTreeMap::new(),
+                blobs: BTreeMap::new(),
+                artifacts: BTreeMap::new(),
+            },
+        }
+    }
+
+    /// Adds bytes, in two extents if there are enough of them.
+    pub fn blob(&mut self, bytes: &[u8]) -> Sha256 {
+        let digest = Sha256::of(bytes);
+        let mut extents = Vec::new();
+        for part in bytes.chunks(bytes.len().div_ceil(2).max(1)) {
+            self.content.extend_from_slice(b"gap");
+            let offset = self.content.len() as u64;
+            extents.push(Extent { pack: self.pack, offset, bytes: part.len() as u64 });
+            self.content.extend_from_slice(part);
+        }
+        self.index.blobs.insert(digest, Blob { bytes: bytes.len() as u64, extents });
+        digest
+    }
+
+    /// Adds a file.
+    pub fn file(&mut self, path: &str, bytes: &[u8]) -> Sha256 {
+        let blob = self.blob(bytes);
+        let kind = ArtifactKind::File { blob, executable: false };
+        self.index.artifacts.insert(ArtifactName::File(path.parse().unwrap()), kind);
+        blob
+    }
+
+    /// Adds a provider version with one archive, and its proof if there is one.
+    pub fn provider(
+        &mut self,
+        source: &str,
+        version: &str,
+        archive: &[u8],
+        proof: Option<Proof<'_>>,
+    ) -> Sha256 {
+        let blob = self.blob(archive);
+        let proof = proof.map(|proof| ProviderProof {
+            sums: self.blob(proof.sums),
+            signature: self.blob(proof.signature),
+            keys: BTreeMap::from([(proof.key_id.to_owned(), self.blob(proof.key))]),
+        });
+        let archives =
+            BTreeMap::from([("linux_amd64".parse().unwrap(), ProviderArchive { blob, h1: [7; 32] })]);
+        let name = ArtifactName::Provider(source.parse().unwrap(), version.parse().unwrap());
+        let kind = ArtifactKind::Provider(Provider { protocols: vec!["5.0".to_owned()], proof, archives });
+        self.index.artifacts.insert(name, kind);
+        blob
+    }
+
+    /// Writes the pack, and checks the index by writing and reading it.
+    pub fn publish(mut self, packs: &PackStore) -> Arc<Index> {
+        if !self.content.is_empty() {
+            packs.write_at(self.pack, 0, &self.content).unwrap();
+            let blocks: Vec<&[u8]> = self.content.chunks(BLOCK_BYTES).collect();
+            let run = PackRun {
+                first: BlockNo(0),
+                last_bytes: blocks.last().unwrap().len() as u32,
+                hashes: blocks.into_iter().map(Blake3::of).collect(),
+            };
+            self.index.packs.insert(self.pack, vec![run]);
+        }
+        Arc::new(Index::parse(&self.index.encode()).unwrap())
+    }
+}

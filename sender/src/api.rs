@@ -1,0 +1,173 @@
+//! The control interface: what the commands, and later a dashboard, ask of the daemon.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use diodesync::id::{Channel, LinkId};
+use diodesync::pack::PackStore;
+use diodesync_control::{ApiError, clock_ms, clock_s};
+use http_body_util::BodyExt;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::ingest::SharedStore;
+use crate::init::Keys;
+use crate::lane::LaneShared;
+use crate::release::{self, Cut};
+use crate::status::{Alarm, ChannelStatus, LaneStatus, Status};
+use crate::submit;
+
+/// What the handlers share.
+#[derive(Debug)]
+pub struct Daemon {
+    /// `sender.toml`.
+    pub config: Config,
+    /// The link.
+    pub link: LinkId,
+    /// Keys.
+    pub keys: Arc<Keys>,
+    /// Releases and what is staged.
+    pub store: SharedStore,
+    /// Bulk data.
+    pub packs: Arc<PackStore>,
+    /// Held by the submission under way.
+    pub writer: Mutex<()>,
+    /// The lane.
+    pub lane: Arc<LaneShared>,
+}
+
+/// The body of a release request.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReleaseRequest {
+    /// The channel.
+    pub channel: Channel,
+    /// Send everything, whatever went out before.
+    pub full: bool,
+}
+
+/// The handlers.
+pub fn router(daemon: Arc<Daemon>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/submit", post(take_submission))
+        .route("/v1/release", post(cut))
+        .layer(DefaultBodyLimit::disable())
+        .with_state(daemon)
+}
+
+async fn status(State(daemon): State<Arc<Daemon>>) -> Json<Status> {
+    Json(daemon.status())
+}
+
+async fn take_submission(
+    State(daemon): State<Arc<Daemon>>,
+    body: Body,
+) -> Result<Json<serde_json::Value>, ApiError> {
+    let (chunks, receiver) = mpsc::channel(8);
+    let work = tokio::task::spawn_blocking(move || {
+        submit::receive(&daemon.packs, &daemon.store, &daemon.writer, receiver)
+    });
+    let mut body = body;
+    // A body that breaks off ends the chunks without an end message, which the other side takes as what it is.
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else { continue };
+        if chunks.send(data).await.is_err() {
+            break;
+        }
+    }
+    drop(chunks);
+    let totals =
+        work.await.map_err(|error| ApiError::refused(format!("the submission crashed: {error}")))??;
+    Ok(Json(serde_json::json!({
+        "artifacts": totals.artifacts, "bytes": totals.bytes, "new_bytes": totals.new_bytes,
+    })))
+}
+
+async fn cut(
+    State(daemon): State<Arc<Daemon>>,
+    Json(request): Json<ReleaseRequest>,
+) -> Result<Json<Cut>, ApiError> {
+    let work = tokio::task::spawn_blocking(move || -> anyhow::Result<Cut> {
+        let days = daemon.config.trust.timestamp_days;
+        let (cut, plan) =
+            release::cut(&daemon.store, &daemon.keys, &request.channel, request.full, clock_s(), days)?;
+        daemon.lane.send(plan, 0, 0);
+        Ok(cut)
+    });
+    Ok(Json(work.await.map_err(|error| ApiError::refused(format!("the release crashed: {error}")))??))
+}
+
+impl Daemon {
+    /// What `status` answers.
+    pub fn status(&self) -> Status {
+        let view = self.lane.view();
+        let counters = &self.lane.counters;
+        let config = &self.lane.config;
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let lane = LaneStatus {
+            name: config.name.clone(),
+            to: config.to.to_string(),
+            session: load(&counters.session),
+            rate_max_bits_per_s: config.rate.bits_per_s(),
+            rate_bits_per_s: view.rate_bits_per_s,
+            sent_datagrams: load(&counters.datagrams),
+            sent_bytes: load(&counters.bytes),
+            send_errors: load(&counters.errors),
+        };
+        let mut alarms = Vec::new();
+        if let Some(error) = &view.last_error {
+            let text =
+                format!("{} sends on lane {} failed, the last one: {error}", lane.send_errors, lane.name);
+            alarms.push(Alarm { id: "lane-send".to_owned(), text });
+        }
+        if self.lane.stop.load(Ordering::Relaxed) {
+            let text = format!("lane {} has stopped; the log says why. Restart the sender", lane.name);
+            alarms.push(Alarm { id: "lane-stopped".to_owned(), text });
+        }
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut channels: Vec<Channel> = store.newest.keys().cloned().collect();
+        channels.extend(store.staged.values().map(|index| index.channel.clone()));
+        channels.push(Channel::main());
+        channels.sort();
+        channels.dedup();
+        let channels = channels.into_iter().map(|channel| {
+            let staged = store.staged.values().filter(|index| index.channel == channel);
+            let staged = staged.map(|index| index.artifacts.len()).sum();
+            let newest = store.newest.get(&channel).map(|index| index.number);
+            let is_sent = newest.is_some() && newest == view.release;
+            let state = match () {
+                () if newest.is_none() => "idle",
+                () if !is_sent || view.round >= view.rounds => "complete",
+                () if view.is_waiting => "waiting",
+                () => "sending",
+            };
+            let done = state == "complete";
+            ChannelStatus {
+                channel,
+                staged,
+                newest,
+                state: state.to_owned(),
+                round: (view.round + 1).min(config.rounds),
+                rounds: config.rounds,
+                sent_blocks: if done { view.total_blocks } else { view.sent_blocks },
+                total_blocks: view.total_blocks,
+                sent_bytes: if done { view.total_bytes } else { view.sent_bytes },
+                total_bytes: view.total_bytes,
+            }
+        });
+        Status {
+            side: "sender".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            link: self.link,
+            clock_ms: clock_ms(),
+            lanes: vec![lane],
+            channels: channels.collect(),
+            alarms,
+        }
+    }
+}

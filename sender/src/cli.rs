@@ -1,0 +1,237 @@
+//! The commands.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use diodesync::id::Channel;
+use diodesync::quantity::{BitsPerS, Bytes};
+use diodesync_control::{Client, Progress};
+use serde_json::Value;
+
+use crate::api::ReleaseRequest;
+use crate::config::Config;
+use crate::release::Cut;
+use crate::status::Status;
+use crate::{init, run, submit};
+
+#[derive(Debug, Parser)]
+#[command(name = "diode-sender", version, about = "The low side of a Diodesync link", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = "/etc/diodesync/sender.toml")]
+    config: PathBuf,
+    /// Answer in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make keys, configuration and the pairing file for a receiver
+    Init {
+        /// The folder for everything that the sender keeps
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// The receiver's public key, made by: diode-receiver init
+        #[arg(long, value_name = "FILE")]
+        receiver: PathBuf,
+    },
+    /// Run the daemon
+    Run {
+        /// The configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/diodesync/sender.toml")]
+        config: PathBuf,
+    },
+    /// Hand artifacts to the sender for the next release
+    #[command(subcommand)]
+    Submit(Submit),
+    /// Cut a release of the present state and send it
+    Release {
+        #[command(flatten)]
+        common: Common,
+        /// The channel
+        #[arg(long, default_value = "main")]
+        channel: Channel,
+        /// Send every block, also those that went out with earlier releases
+        #[arg(long)]
+        full: bool,
+        /// Wait until all rounds went out
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Show what the sender is doing
+    Status {
+        #[command(flatten)]
+        common: Common,
+        /// Show it live until interrupted
+        #[arg(long)]
+        watch: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Submit {
+    /// Plain files and folders
+    Files {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: submit::FilesArgs,
+    },
+    /// Archives of a Terraform provider, with the proof that its registry gives
+    Provider {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: submit::ProviderArgs,
+    },
+}
+
+/// Runs the command that was typed.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    diodesync_control::init_log();
+    diodesync_control::exit(match cli.command {
+        Command::Init { dir, receiver } => init::init(&dir, &receiver),
+        Command::Run { config } => run::run(&config),
+        other => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Into::into)
+            .and_then(|runtime| runtime.block_on(ask(other))),
+    })
+}
+
+fn client(common: &Common) -> anyhow::Result<Client> {
+    let config = Config::load(&common.config)?;
+    let start_with = format!("diode-sender run --config {}", common.config.display());
+    Ok(Client::new(&config.socket(), start_with))
+}
+
+async fn ask(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Submit(Submit::Files { common, args }) => {
+            let answer = submit::files(&client(&common)?, args).await?;
+            report_submission(&common, &answer);
+        }
+        Command::Submit(Submit::Provider { common, args }) => {
+            let answer = submit::provider(&client(&common)?, args).await?;
+            report_submission(&common, &answer);
+        }
+        Command::Release { common, channel, full, wait } => release(&common, channel, full, wait).await?,
+        Command::Status { common, watch: false } => {
+            let answer = client(&common)?.get("/v1/status").await?;
+            if common.json {
+                println!("{answer:#}");
+            } else {
+                print!("{}", serde_json::from_value::<Status>(answer)?.to_text());
+            }
+        }
+        Command::Status { common, watch: true } => watch(&common).await?,
+        Command::Init { .. } | Command::Run { .. } => {}
+    }
+    Ok(())
+}
+
+fn report_submission(common: &Common, answer: &Value) {
+    if common.json {
+        println!("{answer:#}");
+        return;
+    }
+    let number = |key: &str| answer.get(key).and_then(Value::as_u64).unwrap_or(0);
+    println!(
+        "submitted {} artifacts, {} ({} new). Send them with: diode-sender release",
+        number("artifacts"),
+        Bytes(number("bytes")),
+        Bytes(number("new_bytes"))
+    );
+}
+
+async fn release(common: &Common, channel: Channel, full: bool, wait: bool) -> anyhow::Result<()> {
+    let client = client(common)?;
+    let request = serde_json::to_value(ReleaseRequest { channel, full })?;
+    let answer = client.post("/v1/release", &request).await?;
+    let cut: Cut = serde_json::from_value(answer.clone())?;
+    if common.json {
+        println!("{answer:#}");
+    } else {
+        let baseline = match cut.baseline {
+            Some(baseline) => format!("what release {baseline} lacks"),
+            None => "everything".to_owned(),
+        };
+        println!(
+            "release {} {}: {} artifacts, {}; sending {baseline}: {} in {} blocks",
+            cut.channel,
+            cut.number,
+            cut.artifacts,
+            Bytes(cut.bytes),
+            Bytes(cut.send_bytes),
+            cut.send_blocks
+        );
+    }
+    if !wait {
+        return Ok(());
+    }
+    let progress = Progress::new(cut.send_bytes);
+    loop {
+        let status: Status = serde_json::from_value(client.get("/v1/status").await?)?;
+        let channel = status.channels.iter().find(|channel| channel.channel == cut.channel);
+        let Some(channel) = channel.filter(|channel| channel.newest == Some(cut.number)) else {
+            anyhow::bail!(
+                "release {} was superseded by a newer one before its rounds were complete",
+                cut.number
+            );
+        };
+        progress.message(format!("round {} of {}, {}", channel.round, channel.rounds, channel.state));
+        progress.set(channel.sent_bytes, channel.total_bytes);
+        if channel.state == "complete" {
+            progress.finish();
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Live progress: a bar on a terminal, a line a second in a pipe.
+async fn watch(common: &Common) -> anyhow::Result<()> {
+    let client = client(common)?;
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let progress = Progress::new(0);
+    loop {
+        let status: Status = serde_json::from_value(client.get("/v1/status").await?)?;
+        for (channel, lane) in status.channels.iter().zip(status.lanes.iter().cycle()) {
+            let newest = channel.newest.map_or("-".to_owned(), |newest| newest.to_string());
+            let text = format!(
+                "{} {newest} {}, round {} of {}, {}",
+                channel.channel,
+                channel.state,
+                channel.round,
+                channel.rounds,
+                BitsPerS(lane.rate_bits_per_s)
+            );
+            if is_terminal {
+                progress.set(channel.sent_bytes, channel.total_bytes);
+                progress.message(text);
+            } else {
+                println!("{text}, {} of {}", Bytes(channel.sent_bytes), Bytes(channel.total_bytes));
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(if is_terminal { 250 } else { 1000 })).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        <super::Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

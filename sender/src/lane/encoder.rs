@@ -1,0 +1,125 @@
+//! Encoders: threads that read blocks out of packs and compute their repair symbols.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use diodesync::fec::{Codec, EncodedBlock};
+use diodesync::id::Blake3;
+use diodesync::limits::BLOCK_BYTES;
+use diodesync::pack::PackStore;
+use diodesync::send::Job;
+use diodesync::wire::ObjectId;
+
+use crate::ingest::SharedStore;
+
+/// A release's number of order, a job, and its block; none if it could not be read.
+type Encoded = (u64, Job, Option<EncodedBlock>);
+
+/// A few threads. Their queues are bounded by who asks: see `AHEAD`.
+#[derive(Debug)]
+pub struct Encoders {
+    jobs: Sender<(u64, Job)>,
+    blocks: Receiver<Encoded>,
+    waited: Option<Encoded>,
+    buffers: Buffers,
+}
+
+/// Source and repair buffers to use again.
+type Buffers = Arc<Mutex<Vec<(Vec<u8>, Vec<u8>)>>>;
+
+/// Threads: encoding at 2 GB/s, one keeps up with any lane on its own, two hide reading.
+const THREADS: usize = 2;
+/// Pairs of buffers kept for the next blocks.
+const BUFFERS_MAX: usize = 8;
+
+impl Encoders {
+    /// Starts the threads; they end when this is dropped.
+    pub fn start(packs: Arc<PackStore>, store: SharedStore) -> anyhow::Result<Self> {
+        let (jobs, queue) = channel::<(u64, Job)>();
+        let (done, blocks) = channel();
+        let queue = Arc::new(Mutex::new(queue));
+        let buffers = Buffers::default();
+        for number in 0..THREADS {
+            let (queue, done, packs, store, buffers) =
+                (queue.clone(), done.clone(), packs.clone(), store.clone(), buffers.clone());
+            let work = move || {
+                let mut codec = Codec::default();
+                loop {
+                    let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok((generation, job)) = job else { return };
+                    let (source, repair) =
+                        buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+                    let block = match read(&packs, &store, &job, source) {
+                        Ok(source) => Some(codec.encode(job.oti, job.sbn, source, repair)),
+                        Err(error) => {
+                            tracing::error!(object = %job.object, error = format!("{error:#}"), "cannot be read and is not sent");
+                            None
+                        }
+                    };
+                    if done.send((generation, job, block)).is_err() {
+                        return;
+                    }
+                }
+            };
+            let thread = std::thread::Builder::new().name(format!("encoder {number}"));
+            thread.spawn(work).context("cannot start an encoder's thread")?;
+        }
+        Ok(Self { jobs, blocks, waited: None, buffers })
+    }
+
+    /// Has a job read and encoded.
+    pub fn encode(&self, generation: u64, job: Job) {
+        // The threads live as long as this.
+        let _ = self.jobs.send((generation, job));
+    }
+
+    /// The next one that is done.
+    pub fn poll(&mut self) -> Option<Encoded> {
+        self.waited.take().or_else(|| self.blocks.try_recv().ok())
+    }
+
+    /// Waits until one is done, for a while.
+    pub fn wait(&mut self, time: Duration) {
+        if self.waited.is_none() {
+            match self.blocks.recv_timeout(time) {
+                Ok(encoded) => self.waited = Some(encoded),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(time),
+            }
+        }
+    }
+
+    /// Takes the buffers of a block that went out.
+    pub fn recycle(&self, block: EncodedBlock) {
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        if buffers.len() < BUFFERS_MAX {
+            buffers.push(block.into_buffers());
+        }
+    }
+}
+
+/// Reads the octets of a job's source block.
+fn read(packs: &PackStore, store: &SharedStore, job: &Job, mut buffer: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+    let tag = match job.object {
+        ObjectId::Block(id) => {
+            buffer.resize(job.oti.transfer_bytes() as usize, 0);
+            packs.read_at(id.pack, id.offset(), &mut buffer)?;
+            return Ok(buffer);
+        }
+        ObjectId::Index(tag) | ObjectId::Trust(tag) => tag,
+    };
+    let store = store.lock().unwrap_or_else(PoisonError::into_inner);
+    let octets = match job.object {
+        ObjectId::Trust(_) => store.bundle.as_ref().map(|bundle| bundle.encode()),
+        _ => store.newest.values().map(|index| index.encode()).find(|octets| Blake3::of(octets).tag() == tag),
+    };
+    let octets = octets.filter(|octets| Blake3::of(octets).tag() == tag);
+    let octets = octets.context("it was superseded while it was being sent")?;
+    let start = job.sbn.0 as usize * BLOCK_BYTES;
+    let piece = octets.get(start..start + job.oti.block_bytes(job.sbn));
+    buffer.clear();
+    buffer.extend_from_slice(piece.context("its length is not the one that was planned")?);
+    Ok(buffer)
+}

@@ -1,0 +1,122 @@
+//! Cutting a release: the present state of a channel, signed, and what of it has to be sent.
+
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, bail};
+use diodesync::id::{Blake3, Channel, ReleaseNo, Sha256};
+use diodesync::limits::{INDEX_BYTES_MAX, TRUST_BYTES_MAX};
+use diodesync::release::catalog::Heading;
+use diodesync::release::delta::blocks_to_send;
+use diodesync::release::index::Index;
+use diodesync::send::ReleasePlan;
+use diodesync::trust::Release;
+use serde::{Deserialize, Serialize};
+
+use crate::init::Keys;
+use crate::store::Store;
+
+/// What was cut.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Cut {
+    /// The channel.
+    pub channel: Channel,
+    /// Its number.
+    pub number: ReleaseNo,
+    /// The release whose blocks are taken to be there already.
+    pub baseline: Option<ReleaseNo>,
+    /// Artifacts that it serves.
+    pub artifacts: usize,
+    /// Octets that it serves.
+    pub bytes: u64,
+    /// Blocks that are sent.
+    pub send_blocks: usize,
+    /// Octets of them.
+    pub send_bytes: u64,
+}
+
+/// Cuts a release.
+pub fn cut(
+    store: &Mutex<Store>,
+    keys: &Keys,
+    channel: &Channel,
+    full: bool,
+    now_s: u64,
+    timestamp_days: u64,
+) -> anyhow::Result<(Cut, ReleasePlan)> {
+    let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
+    let newest = store.newest.get(channel).map(|index| index.number);
+    let is_staged = store.staged.values().any(|index| index.channel == *channel);
+    match (is_staged, newest) {
+        (false, None) => {
+            bail!("nothing was submitted to channel {channel} yet; see diode-sender submit --help")
+        }
+        (false, Some(newest)) if !full => {
+            bail!(
+                "nothing was submitted to channel {channel} since release {newest}; --full sends everything again"
+            )
+        }
+        _ => {}
+    }
+    let number = ReleaseNo(newest.map_or(1, |newest| newest.0 + 1));
+    let baseline = if full { None } else { store.complete(channel)? };
+    let heading = Heading { channel: channel.clone(), number, created_s: now_s, baseline };
+    let index = store.catalog.compose(heading, store.present(channel));
+    let index =
+        index.map_err(|digest| anyhow::anyhow!("blob {digest} is not in a pack; restore the packs"))?;
+    let bytes = index.encode();
+    if bytes.len() > INDEX_BYTES_MAX as usize {
+        bail!("the index has {} octets, the limit is {INDEX_BYTES_MAX}; split the channel", bytes.len());
+    }
+
+    let mut repository = store.repository.clone();
+    repository.version += 1;
+    repository.timestamp_version += 1;
+    let release = Release { number, bytes: bytes.len() as u64, sha256: Sha256::of(&bytes) };
+    repository.releases.insert(channel.clone(), release);
+    let bundle = repository.sign(&keys.roles, store.roots()?, now_s, timestamp_days);
+    store.commit_release(index.clone(), repository, bundle)?;
+
+    let plan = plan(&store, &index)?;
+    let cut = Cut {
+        channel: channel.clone(),
+        number,
+        baseline,
+        artifacts: index.artifacts.len(),
+        bytes: index.blob_bytes(),
+        send_blocks: plan.blocks.len(),
+        send_bytes: plan.blocks.iter().map(|block| u64::from(block.bytes)).sum(),
+    };
+    Ok((cut, plan))
+}
+
+/// What has to be sent of the newest release of a channel.
+pub fn plan(store: &Store, index: &Index) -> anyhow::Result<ReleasePlan> {
+    let baseline = index.baseline.map(|number| store.release(&index.channel, number)).transpose()?;
+    let bytes = index.encode();
+    let trust = store.bundle.as_ref().context("there is no metadata for the release")?.encode();
+    if trust.len() > TRUST_BYTES_MAX as usize {
+        bail!("the trust bundle has {} octets, the limit is {TRUST_BYTES_MAX}", trust.len());
+    }
+    Ok(ReleasePlan {
+        channel: index.channel.clone(),
+        number: index.number,
+        trust: (Blake3::of(&trust).tag(), trust.len() as u32),
+        index: (Blake3::of(&bytes).tag(), bytes.len() as u32),
+        blocks: blocks_to_send(index, baseline.as_ref()),
+    })
+}
+
+/// Signs a fresh timestamp over the present releases.
+pub fn renew_timestamp(
+    store: &Mutex<Store>,
+    keys: &Keys,
+    now_s: u64,
+    timestamp_days: u64,
+) -> anyhow::Result<()> {
+    let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(mut bundle) = store.bundle.clone() else { return Ok(()) };
+    let mut repository = store.repository.clone();
+    repository.timestamp_version += 1;
+    bundle.timestamp = repository.sign_timestamp(&keys.roles, &bundle.snapshot, now_s, timestamp_days);
+    store.commit_metadata(repository, bundle)
+}

@@ -1,0 +1,121 @@
+//! `run`: the daemon.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use diodesync::journal::{JournalExt, Key, Progress, SledJournal};
+use diodesync::pack::{PackStore, fact};
+use diodesync_control::{DirLock, clock_s};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::api::{self, Daemon};
+use crate::config::Config;
+use crate::init::{Keys, LinkFile};
+use crate::lane::{self, LaneInput, LaneShared};
+use crate::release;
+use crate::store::Store;
+
+/// How often the TUF timestamp is renewed.
+const TIMESTAMP_INTERVAL: Duration = Duration::from_secs(86_400);
+
+/// Runs until SIGTERM or SIGINT.
+pub fn run(path: &Path) -> anyhow::Result<()> {
+    let config = Config::load(path)?;
+    let dir = config.dir.clone();
+    let link = fact::read(&dir.join("link.json"))?;
+    let link = link.with_context(|| {
+        format!(
+            "{} is not initialised; run: diode-sender init --dir {0} --receiver receiver.pub",
+            dir.display()
+        )
+    })?;
+    let link: LinkFile = serde_json::from_slice(&link).context("the fact file link.json is damaged")?;
+    let _lock = DirLock::take(&dir)?;
+    let keys = Arc::new(Keys::load(&dir)?);
+    let store = Store::open(&dir)?;
+    let packs = Arc::new(PackStore::open(&store.packs_dir())?);
+    let (journal, aside) = SledJournal::open(&dir.join("journal"))?;
+    if let Some(aside) = aside {
+        tracing::warn!(aside = %aside.display(), "the journal was damaged and is begun anew: the rounds of the newest release begin anew");
+    }
+    let journal = Arc::new(journal);
+    let lane_config = config.lane.first().context("there is no lane")?.clone();
+    let lane = Arc::new(LaneShared::new(lane_config));
+    let store = Arc::new(Mutex::new(store));
+    release::renew_timestamp(&store, &keys, clock_s(), config.trust.timestamp_days)?;
+    resume(&store.lock().unwrap_or_else(PoisonError::into_inner), &journal, &lane)?;
+    let receivers = link.receivers.iter().map(|key| key.parse()).collect::<Result<_, _>>()?;
+    let input = LaneInput {
+        link: link.link,
+        receivers,
+        keys: keys.clone(),
+        store: store.clone(),
+        packs: packs.clone(),
+        journal: journal.clone(),
+    };
+    let thread = lane::start(lane.clone(), input)?;
+    let daemon = Arc::new(Daemon {
+        link: link.link,
+        keys,
+        store,
+        packs,
+        writer: Mutex::new(()),
+        lane: lane.clone(),
+        config,
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(serve(daemon));
+    lane.stop.store(true, Ordering::Relaxed);
+    let _ = thread.join();
+    diodesync::journal::Journal::flush(journal.as_ref())?;
+    result
+}
+
+/// Goes on with the releases whose rounds are not complete.
+fn resume(store: &Store, journal: &SledJournal, lane: &LaneShared) -> anyhow::Result<()> {
+    for (channel, index) in &store.newest {
+        if store.complete(channel)?.is_some_and(|complete| complete >= index.number) {
+            continue;
+        }
+        let progress: Option<Progress> = journal.read(&Key::Progress(channel.clone())).unwrap_or_default();
+        let progress = progress.filter(|progress| progress.release == index.number.0);
+        let (round, position) = progress.map_or((0, 0), |p| (p.round, p.position as usize));
+        lane.send(release::plan(store, index)?, round, position);
+    }
+    Ok(())
+}
+
+async fn serve(daemon: Arc<Daemon>) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let shutdown = async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::info!("stopping");
+    };
+    let renewal = tokio::spawn(renew(daemon.clone()));
+    tracing::info!(socket = %daemon.config.socket().display(), "sender is up");
+    let result =
+        diodesync_control::serve(&daemon.config.socket(), api::router(daemon.clone()), shutdown).await;
+    renewal.abort();
+    result
+}
+
+/// Signs a fresh timestamp every day, which the beacons carry: as long as it comes, the receiver knows that it is not
+/// kept from newer releases.
+async fn renew(daemon: Arc<Daemon>) {
+    loop {
+        tokio::time::sleep(TIMESTAMP_INTERVAL).await;
+        let days = daemon.config.trust.timestamp_days;
+        let renewed = release::renew_timestamp(&daemon.store, &daemon.keys, clock_s(), days);
+        if let Err(error) = renewed {
+            tracing::error!(error = format!("{error:#}"), "the TUF timestamp is not renewed");
+            continue;
+        }
+        let store = daemon.store.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bundle) = &store.bundle {
+            daemon.lane.trust_changed(bundle);
+        }
+    }
+}

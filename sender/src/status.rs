@@ -1,0 +1,125 @@
+//! `status`: what the sender is doing, for programs and for people.
+
+use std::fmt::Write;
+
+use diodesync::id::{Channel, LinkId, ReleaseNo};
+use diodesync::quantity::{BitsPerS, Bytes};
+use serde::{Deserialize, Serialize};
+
+/// The whole answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Always `sender`.
+    pub side: String,
+    /// The program's version.
+    pub version: String,
+    /// The link.
+    pub link: LinkId,
+    /// The sender's clock, milliseconds since 1970.
+    pub clock_ms: u64,
+    /// Lanes.
+    pub lanes: Vec<LaneStatus>,
+    /// Channels.
+    pub channels: Vec<ChannelStatus>,
+    /// What needs an operator.
+    pub alarms: Vec<Alarm>,
+}
+
+/// A lane.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LaneStatus {
+    /// Its name.
+    pub name: String,
+    /// The receiver's address.
+    pub to: String,
+    /// The session.
+    pub session: u64,
+    /// The configured rate; none for as fast as it goes.
+    pub rate_max_bits_per_s: Option<u64>,
+    /// The rate over the last moments.
+    pub rate_bits_per_s: u64,
+    /// Datagrams sent.
+    pub sent_datagrams: u64,
+    /// Octets of them.
+    pub sent_bytes: u64,
+    /// Sends that failed.
+    pub send_errors: u64,
+}
+
+/// A channel.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChannelStatus {
+    /// Its name.
+    pub channel: Channel,
+    /// Artifacts that were submitted since the newest release.
+    pub staged: usize,
+    /// The newest release.
+    pub newest: Option<ReleaseNo>,
+    /// idle, sending, waiting (for the next round) or complete. Sent is not delivered: nobody can know.
+    pub state: String,
+    /// The round under way, from 1.
+    pub round: u8,
+    /// Rounds of a release.
+    pub rounds: u8,
+    /// Blocks of the round that went out.
+    pub sent_blocks: usize,
+    /// Blocks of a round.
+    pub total_blocks: usize,
+    /// Octets of the round's blocks that went out.
+    pub sent_bytes: u64,
+    /// Octets of a round's blocks.
+    pub total_bytes: u64,
+}
+
+/// What needs an operator.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Alarm {
+    /// What kind, for programs.
+    pub id: String,
+    /// What is wrong and what to do.
+    pub text: String,
+}
+
+impl Status {
+    /// For people.
+    pub fn to_text(&self) -> String {
+        let mut out = String::new();
+        let _ = writeln!(out, "Diodesync sender {}, link {}", self.version, self.link);
+        for lane in &self.lanes {
+            let max =
+                lane.rate_max_bits_per_s.map_or("no limit".to_owned(), |rate| BitsPerS(rate).to_string());
+            let _ = writeln!(
+                out,
+                "\nlane {} to {}\n  rate      {} of {max}\n  sent      {} datagrams, {}, {} errors\n  session   {}",
+                lane.name,
+                lane.to,
+                BitsPerS(lane.rate_bits_per_s),
+                lane.sent_datagrams,
+                Bytes(lane.sent_bytes),
+                lane.send_errors,
+                lane.session
+            );
+        }
+        for channel in &self.channels {
+            let newest = channel.newest.map_or("none yet".to_owned(), |number| number.to_string());
+            let _ = writeln!(out, "\nchannel {}\n  release   {newest}, {}", channel.channel, channel.state);
+            if channel.newest.is_some() {
+                let _ = writeln!(
+                    out,
+                    "  round     {} of {}: {} of {} blocks, {} of {}",
+                    channel.round,
+                    channel.rounds,
+                    channel.sent_blocks,
+                    channel.total_blocks,
+                    Bytes(channel.sent_bytes),
+                    Bytes(channel.total_bytes)
+                );
+            }
+            let _ = writeln!(out, "  staged    {} artifacts for the next release", channel.staged);
+        }
+        for alarm in &self.alarms {
+            let _ = writeln!(out, "\nALARM {}: {}", alarm.id, alarm.text);
+        }
+        out
+    }
+}

@@ -1,0 +1,231 @@
+//! What the sender holds between runs.
+//!
+//! ```text
+//! DIR/packs/ID.pack             bulk data
+//! DIR/staged/00000001.index     what was submitted since the last release, one index each
+//! DIR/releases/CHANNEL/N.index  what was released
+//! DIR/repository                numbers and digests of the newest releases, versions of the metadata (fact)
+//! DIR/trust                     the newest TUF metadata, as it is sent
+//! DIR/session                   the newest session number (fact)
+//! DIR/complete/CHANNEL          the newest release whose rounds are complete (fact)
+//! DIR/journal/                  how far it was sent
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use diodesync::id::{Channel, ReleaseNo, SessionNo, Sha256};
+use diodesync::pack::fact;
+use diodesync::release::catalog::Catalog;
+use diodesync::release::index::{ArtifactKind, Index};
+use diodesync::release::name::ArtifactName;
+use diodesync::trust::{Bundle, Release, Repository};
+use serde::{Deserialize, Serialize};
+
+/// The newest releases and what is staged, in memory as on disk.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    /// Blobs and blocks of everything below.
+    pub catalog: Catalog,
+    /// What was submitted and is not released, oldest first, with its number.
+    pub staged: BTreeMap<u64, Index>,
+    /// The newest release of each channel.
+    pub newest: BTreeMap<Channel, Index>,
+    /// What TUF says of them.
+    pub repository: Repository,
+    /// The newest TUF metadata; none before the first release.
+    pub bundle: Option<Bundle>,
+}
+
+/// `repository`, as it is written.
+#[derive(Debug, Serialize, Deserialize)]
+struct RepositoryFile {
+    version: u64,
+    timestamp_version: u64,
+    releases: BTreeMap<Channel, ReleaseFile>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ReleaseFile {
+    number: ReleaseNo,
+    bytes: u64,
+    sha256: Sha256,
+}
+
+impl Store {
+    /// Reads everything back.
+    pub fn open(dir: &Path) -> anyhow::Result<Self> {
+        for sub in ["staged", "releases", "complete", "packs"] {
+            std::fs::create_dir_all(dir.join(sub))
+                .with_context(|| format!("cannot create {}", dir.join(sub).display()))?;
+        }
+        let mut store = Self {
+            dir: dir.to_owned(),
+            catalog: Catalog::default(),
+            staged: BTreeMap::new(),
+            newest: BTreeMap::new(),
+            repository: Repository::default(),
+            bundle: None,
+        };
+        store.open_repository()?;
+        for entry in std::fs::read_dir(dir.join("staged")).context("cannot list what is staged")? {
+            let path = entry?.path();
+            let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+            if let (Some(number), Some("index")) = (number, path.extension().and_then(|e| e.to_str())) {
+                store.staged.insert(number, read_index(&path)?);
+            }
+        }
+        for index in store.newest.values().chain(store.staged.values()) {
+            store.catalog.absorb(index);
+        }
+        Ok(store)
+    }
+
+    fn open_repository(&mut self) -> anyhow::Result<()> {
+        let Some(content) = fact::read(&self.dir.join("repository"))? else { return Ok(()) };
+        let file: RepositoryFile =
+            serde_json::from_slice(&content).context("the fact file repository is damaged")?;
+        for (channel, release) in file.releases {
+            let ReleaseFile { number, bytes, sha256 } = release;
+            let index = self.release(&channel, number)?;
+            if Sha256::of(&index.encode()) != sha256 {
+                bail!(
+                    "release {channel} {number} is not the one that was signed; restore its index from a backup"
+                );
+            }
+            self.newest.insert(channel.clone(), index);
+            self.repository.releases.insert(channel, Release { number, bytes, sha256 });
+        }
+        self.repository.version = file.version;
+        self.repository.timestamp_version = file.timestamp_version;
+        let content = fact::read(&self.dir.join("trust"))?.context("the fact file trust is missing")?;
+        self.bundle = Some(Bundle::parse(&content).context("the fact file trust is damaged")?);
+        Ok(())
+    }
+
+    /// The folder of the packs.
+    pub fn packs_dir(&self) -> PathBuf {
+        self.dir.join("packs")
+    }
+
+    /// Reads a release.
+    pub fn release(&self, channel: &Channel, number: ReleaseNo) -> anyhow::Result<Index> {
+        read_index(&self.release_path(channel, number))
+    }
+
+    fn release_path(&self, channel: &Channel, number: ReleaseNo) -> PathBuf {
+        self.dir.join("releases").join(channel.as_str()).join(format!("{number}.index"))
+    }
+
+    /// Every TUF root since the pairing.
+    pub fn roots(&self) -> anyhow::Result<Vec<Vec<u8>>> {
+        let mut roots = Vec::new();
+        for version in 1.. {
+            let path = self.dir.join("roots").join(format!("{version}.json"));
+            match std::fs::read(&path) {
+                Ok(root) => roots.push(root),
+                Err(_) if version > 1 => break,
+                Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+            }
+        }
+        Ok(roots)
+    }
+
+    /// Stages an index: durable when this returns.
+    pub fn stage(&mut self, index: Index) -> anyhow::Result<()> {
+        let number = self.staged.last_key_value().map_or(1, |(last, _)| last + 1);
+        fact::write(&self.dir.join("staged").join(format!("{number:08}.index")), &index.encode())?;
+        self.catalog.absorb(&index);
+        self.staged.insert(number, index);
+        Ok(())
+    }
+
+    /// What the next release of a channel would serve.
+    pub fn present(&self, channel: &Channel) -> BTreeMap<ArtifactName, ArtifactKind> {
+        let mut artifacts = self.newest.get(channel).map(|index| index.artifacts.clone()).unwrap_or_default();
+        for index in self.staged.values().filter(|index| index.channel == *channel) {
+            artifacts.extend(index.artifacts.clone());
+        }
+        artifacts
+    }
+
+    /// Records a release, with the metadata that signs it. What was staged for its channel is in it.
+    pub fn commit_release(
+        &mut self,
+        index: Index,
+        repository: Repository,
+        bundle: Bundle,
+    ) -> anyhow::Result<()> {
+        let path = self.release_path(&index.channel, index.number);
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        }
+        fact::write(&path, &index.encode())?;
+        self.commit_metadata(repository, bundle)?;
+        let released: Vec<u64> = self
+            .staged
+            .iter()
+            .filter(|(_, staged)| staged.channel == index.channel)
+            .map(|(n, _)| *n)
+            .collect();
+        for number in released {
+            let path = self.dir.join("staged").join(format!("{number:08}.index"));
+            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            self.staged.remove(&number);
+        }
+        self.catalog.absorb(&index);
+        self.newest.insert(index.channel.clone(), index);
+        Ok(())
+    }
+
+    /// Records metadata. The versions are durable before anything that was signed with them leaves.
+    pub fn commit_metadata(&mut self, repository: Repository, bundle: Bundle) -> anyhow::Result<()> {
+        let releases = repository.releases.iter().map(|(channel, release)| {
+            let Release { number, bytes, sha256 } = *release;
+            (channel.clone(), ReleaseFile { number, bytes, sha256 })
+        });
+        let file = RepositoryFile {
+            version: repository.version,
+            timestamp_version: repository.timestamp_version,
+            releases: releases.collect(),
+        };
+        fact::write(&self.dir.join("trust"), &bundle.encode())?;
+        fact::write(&self.dir.join("repository"), &serde_json::to_vec_pretty(&file)?)?;
+        self.repository = repository;
+        self.bundle = Some(bundle);
+        Ok(())
+    }
+
+    /// The newest release of a channel whose rounds are complete.
+    pub fn complete(&self, channel: &Channel) -> anyhow::Result<Option<ReleaseNo>> {
+        read_number(&self.dir.join("complete").join(channel.as_str())).map(|number| number.map(ReleaseNo))
+    }
+
+    /// Records that all rounds of a release went out.
+    pub fn commit_complete(&self, channel: &Channel, number: ReleaseNo) -> anyhow::Result<()> {
+        let path = self.dir.join("complete").join(channel.as_str());
+        Ok(fact::write(&path, number.to_string().as_bytes())?)
+    }
+
+    /// Takes a session number that was never used, and makes it durable.
+    pub fn next_session(&self, clock_ms: u64) -> anyhow::Result<SessionNo> {
+        let path = self.dir.join("session");
+        let last = read_number(&path)?.unwrap_or(0);
+        let number = clock_ms.max(last + 1);
+        fact::write(&path, number.to_string().as_bytes())?;
+        Ok(SessionNo(number))
+    }
+}
+
+fn read_number(path: &Path) -> anyhow::Result<Option<u64>> {
+    let Some(content) = fact::read(path)? else { return Ok(None) };
+    let number = std::str::from_utf8(&content).ok().and_then(|text| text.parse().ok());
+    Ok(Some(number.with_context(|| format!("the fact file {} holds no number", path.display()))?))
+}
+
+fn read_index(path: &Path) -> anyhow::Result<Index> {
+    let content = fact::read(path)?.with_context(|| format!("{} is missing", path.display()))?;
+    Index::parse(&content).with_context(|| format!("{} is damaged", path.display()))
+}

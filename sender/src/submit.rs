@@ -1,0 +1,91 @@
+//! `submit`: handing artifacts to the daemon.
+//!
+//! The command reads the files, because the daemon may not be allowed to, and streams them over the control socket in
+//! frames of a tag, a length (u32, big-endian) and a body:
+//!
+//! ```text
+//! 1  JSON [`Message`]
+//! 2  octets of the blob that the last message began
+//! ```
+//!
+//! A stream that ends without [`Message::End`] leaves nothing behind.
+
+mod command;
+mod server;
+
+use diodesync::id::Channel;
+use serde::{Deserialize, Serialize};
+
+pub use command::{FilesArgs, ProviderArgs, files, provider};
+pub use server::receive;
+
+const TAG_MESSAGE: u8 = 1;
+const TAG_DATA: u8 = 2;
+/// Octets of the largest frame.
+const FRAME_BYTES_MAX: usize = 1 << 20;
+
+/// What the command says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "kebab-case", deny_unknown_fields)]
+enum Message {
+    /// The first message.
+    Begin {
+        /// The channel to submit to.
+        channel: Channel,
+        /// What is submitted.
+        what: What,
+    },
+    /// A file follows.
+    File {
+        /// Its path in the tree that is served; for a provider, its file name.
+        path: String,
+        /// What it is.
+        role: Role,
+        /// Its octets.
+        bytes: u64,
+    },
+    /// All of the last file was sent.
+    EndFile,
+    /// That is all.
+    End,
+}
+
+/// What is submitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+enum What {
+    /// Plain files.
+    Files,
+    /// Archives of one provider.
+    Provider {
+        /// `HOST/NAMESPACE/TYPE`.
+        address: String,
+        /// Plugin protocol versions.
+        protocols: Vec<String>,
+        /// Whether the operator gave up the upstream's proof.
+        unsigned: bool,
+    },
+}
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Role {
+    /// A plain file.
+    Plain,
+    /// A plain file that may be executed.
+    Executable,
+    /// A provider's archive.
+    Archive,
+    /// `SHA256SUMS`.
+    Sums,
+    /// The signature over it.
+    Signature,
+    /// A key file.
+    Key,
+}
+
+fn frame_head(tag: u8, bytes: usize) -> [u8; 5] {
+    let [a, b, c, d] = (bytes as u32).to_be_bytes();
+    [tag, a, b, c, d]
+}

@@ -1,0 +1,461 @@
+//! Sessions: offering one, sealing under it, opening it.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::hkdf;
+use hpke::aead::AesGcm256;
+use hpke::kdf::HkdfSha256;
+use hpke::kem::X25519HkdfSha256;
+use hpke::rand_core::CryptoRng;
+use hpke::{Deserializable, OpModeR, OpModeS, Serializable};
+use thiserror::Error;
+use zeroize::ZeroizeOnDrop;
+
+use super::keys::{EncappedKey, LinkKey, LinkVerifier, PairingSecret, ReceiverKey, ReceiverPublic, psk};
+use super::{KeyError, ReplayWindow};
+use crate::id::{LinkId, SessionNo};
+use crate::limits::KEY_EPOCH_LOG2;
+use crate::wire::{
+    SEALED_HEADER_BYTES, SIGNED_CONTEXT, Sealed, SealedHeader, SealedSecret, SessionOffer, TAG_BYTES,
+};
+
+/// The secret of one session.
+#[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
+pub struct SessionSecret([u8; 32]);
+
+impl std::fmt::Debug for SessionSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SessionSecret(…)")
+    }
+}
+
+/// Why a datagram could not be sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum SealError {
+    /// All sequence numbers are used; a new session is needed.
+    #[error("the session's sequence numbers are used up; restart the sender for a new session")]
+    Exhausted,
+    /// The buffer has no room for header and tag.
+    #[error("the buffer is too short for header and tag")]
+    Buffer,
+}
+
+/// Why a datagram, or a session offer, is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum OpenError {
+    /// Sealed under a session that is not the accepted one.
+    #[error("sealed under session {found:08x}, the accepted one is {expected:08x} (low 32 bits)")]
+    OtherSession {
+        /// The accepted session.
+        expected: u32,
+        /// The datagram's.
+        found: u32,
+    },
+    /// Seen before, or older than the replay window.
+    #[error("datagram {0} was seen before or is older than the replay window")]
+    Replay(u64),
+    /// The tag does not match.
+    #[error("the datagram is not authentic")]
+    Forged,
+    /// Another link's session.
+    #[error("the session is of link {found}, this receiver is paired with link {expected}")]
+    OtherLink {
+        /// The paired link.
+        expected: LinkId,
+        /// The offer's.
+        found: LinkId,
+    },
+    /// Lower than what may come.
+    #[error("session {found} is old: {least} is the least that is accepted now")]
+    OldSession {
+        /// The least number that is accepted.
+        least: SessionNo,
+        /// The offer's.
+        found: SessionNo,
+    },
+    /// The signature is not the link key's.
+    #[error("the session is not signed by the paired sender")]
+    Signature,
+    /// Not sealed to this receiver.
+    #[error("the session is not sealed to this receiver's key; pair the sender with this receiver.pub")]
+    NotForUs,
+}
+
+/// Makes a session: the secret, and the SESSION datagram that offers it to up to eight receivers.
+pub fn offer_session(
+    rng: &mut impl CryptoRng,
+    link: LinkId,
+    number: SessionNo,
+    pairing: &PairingSecret,
+    key: &LinkKey,
+    receivers: &[ReceiverPublic],
+) -> Result<(SessionSecret, Vec<u8>), KeyError> {
+    let mut secret = SessionSecret([0; 32]);
+    rng.fill_bytes(&mut secret.0);
+    let mut sealed = Vec::with_capacity(receivers.len());
+    for receiver in receivers {
+        let (encapsulated, mut context) =
+            hpke::setup_sender_with_rng::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+                &OpModeS::Psk(psk(pairing, &link)?),
+                &receiver.0,
+                &session_info(link, number),
+                rng,
+            )
+            .map_err(|_| KeyError::Invalid("a receiver's public key"))?;
+        let ciphertext =
+            context.seal(&secret.0, &[]).map_err(|_| KeyError::Invalid("a receiver's public key"))?;
+        sealed.push(SealedSecret {
+            key_id: receiver.id(),
+            encapsulated: encapsulated.to_bytes().into(),
+            ciphertext: ciphertext.try_into().map_err(|_| KeyError::Invalid("a receiver's public key"))?,
+        });
+    }
+    let mut datagram = SessionOffer::encode_unsigned(link, number, &sealed);
+    let signature = key.sign(SIGNED_CONTEXT, &datagram);
+    datagram.extend_from_slice(&signature);
+    Ok((secret, datagram))
+}
+
+fn session_info(link: LinkId, number: SessionNo) -> Vec<u8> {
+    [SIGNED_CONTEXT, &link.0, &number.0.to_be_bytes()].concat()
+}
+
+/// What a receiver was paired with.
+#[derive(Debug, Clone)]
+pub struct Paired {
+    /// The link.
+    pub link: LinkId,
+    /// The sender's link key.
+    pub sender: LinkVerifier,
+    /// The shared secret.
+    pub secret: PairingSecret,
+    /// This receiver's key.
+    pub key: ReceiverKey,
+}
+
+impl Paired {
+    /// Checks an offer numbered `least` or higher and takes its secret out. The caller makes the number durable before
+    /// anything is opened.
+    ///
+    /// # Errors
+    /// Every way in which it is not a new session of the paired sender for this receiver.
+    pub fn accept(&self, offer: &SessionOffer<'_>, least: SessionNo) -> Result<SessionSecret, OpenError> {
+        if offer.link != self.link {
+            return Err(OpenError::OtherLink { expected: self.link, found: offer.link });
+        }
+        if offer.number < least {
+            return Err(OpenError::OldSession { least, found: offer.number });
+        }
+        if !self.sender.verify(SIGNED_CONTEXT, offer.signed, &offer.signature) {
+            return Err(OpenError::Signature);
+        }
+        let id = self.key.public().id();
+        let ours = offer.secrets.iter().find(|sealed| sealed.key_id == id).ok_or(OpenError::NotForUs)?;
+        self.unseal(offer, ours).ok_or(OpenError::NotForUs)
+    }
+
+    fn unseal(&self, offer: &SessionOffer<'_>, sealed: &SealedSecret) -> Option<SessionSecret> {
+        let encapsulated = EncappedKey::from_bytes(&sealed.encapsulated).ok()?;
+        let mut context = hpke::setup_receiver::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+            &OpModeR::Psk(psk(&self.secret, &self.link).ok()?),
+            &self.key.private,
+            &encapsulated,
+            &session_info(offer.link, offer.number),
+        )
+        .ok()?;
+        context.open(&sealed.ciphertext, &[]).ok()?.try_into().ok().map(SessionSecret)
+    }
+}
+
+/// Key and nonce base of one epoch: 2^28 datagrams.
+struct EpochKey {
+    epoch: u64,
+    key: LessSafeKey,
+    iv: [u8; 12],
+}
+
+struct Octets(usize);
+
+impl hkdf::KeyType for Octets {
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
+impl EpochKey {
+    /// HKDF-SHA256 (RFC 5869) with the session number as salt; the info names the epoch.
+    fn derive(secret: &SessionSecret, number: SessionNo, epoch: u64) -> Option<Self> {
+        let mut material = [0; 44];
+        let info = [b"diodesync epoch 1".as_slice(), &epoch.to_be_bytes()];
+        let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, &number.0.to_be_bytes());
+        let prk = salt.extract(&secret.0);
+        prk.expand(&info, Octets(material.len())).ok()?.fill(&mut material).ok()?;
+        let (key, iv) = material.split_at(32);
+        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).ok()?);
+        let iv = iv.try_into().ok()?;
+        zeroize::Zeroize::zeroize(&mut material);
+        Some(Self { epoch, key, iv })
+    }
+
+    /// The epoch's IV xor the sequence number, right-aligned (as in RFC 8446 §5.3).
+    fn nonce(&self, sequence: u64) -> Nonce {
+        let mut nonce = self.iv;
+        let tail = nonce.iter_mut().rev().zip(sequence.to_be_bytes().into_iter().rev());
+        tail.for_each(|(octet, number)| *octet ^= number);
+        Nonce::assume_unique_for_key(nonce)
+    }
+}
+
+/// The sending end of a session. Never two for one session: a sequence number is used once.
+pub struct Sealer {
+    secret: SessionSecret,
+    number: SessionNo,
+    current: EpochKey,
+    next_sequence: u64,
+}
+
+impl std::fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sealer({} at {})", self.number, self.next_sequence)
+    }
+}
+
+impl Sealer {
+    /// For a session that was just made and whose number is durable.
+    pub fn new(secret: SessionSecret, number: SessionNo) -> Result<Self, SealError> {
+        let current = EpochKey::derive(&secret, number, 0).ok_or(SealError::Exhausted)?;
+        Ok(Self { secret, number, current, next_sequence: 0 })
+    }
+
+    /// The session.
+    pub fn number(&self) -> SessionNo {
+        self.number
+    }
+
+    /// Datagrams sealed so far.
+    pub fn sealed(&self) -> u64 {
+        self.next_sequence
+    }
+
+    /// Seals a datagram in place: `datagram` has room for the header before the plain text and for the tag after it.
+    pub fn seal(&mut self, datagram: &mut [u8]) -> Result<(), SealError> {
+        let sequence = self.next_sequence;
+        let epoch = sequence >> KEY_EPOCH_LOG2;
+        if epoch != self.current.epoch {
+            self.current = EpochKey::derive(&self.secret, self.number, epoch).ok_or(SealError::Exhausted)?;
+        }
+        let (head, rest) =
+            datagram.split_first_chunk_mut::<SEALED_HEADER_BYTES>().ok_or(SealError::Buffer)?;
+        let (body, tag) = rest.split_last_chunk_mut::<TAG_BYTES>().ok_or(SealError::Buffer)?;
+        *head = SealedHeader { session_low: self.number.0 as u32, sequence }.encode();
+        let nonce = self.current.nonce(sequence);
+        let sealed = self
+            .current
+            .key
+            .seal_in_place_separate_tag(nonce, Aad::from(&*head), body)
+            .map_err(|_| SealError::Buffer)?;
+        tag.copy_from_slice(sealed.as_ref());
+        self.next_sequence = sequence.checked_add(1).ok_or(SealError::Exhausted)?;
+        Ok(())
+    }
+}
+
+/// The receiving end of a session.
+pub struct Opener {
+    secret: SessionSecret,
+    number: SessionNo,
+    /// The newest epoch's key and the one before, for datagrams that overtake each other at the border.
+    keys: Vec<EpochKey>,
+    window: ReplayWindow,
+}
+
+impl std::fmt::Debug for Opener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Opener({} at {})", self.number, self.window.end())
+    }
+}
+
+impl Opener {
+    /// For a session that was accepted and whose number is durable. `floor` is the least sequence number that is
+    /// taken: 0, or what was recorded before a restart of the receiver in the middle of the session.
+    pub fn new(secret: SessionSecret, number: SessionNo, floor: u64) -> Self {
+        Self { secret, number, keys: Vec::new(), window: ReplayWindow::starting_at(floor) }
+    }
+
+    /// The session.
+    pub fn number(&self) -> SessionNo {
+        self.number
+    }
+
+    /// The least number of datagrams that the sender has sent.
+    pub fn sent_at_least(&self) -> u64 {
+        self.window.end()
+    }
+
+    /// Opens a datagram in place and returns its plain text.
+    pub fn open<'a>(&mut self, sealed: Sealed<'a>) -> Result<&'a [u8], OpenError> {
+        let SealedHeader { session_low, sequence } = sealed.header;
+        let expected = self.number.0 as u32;
+        if session_low != expected {
+            return Err(OpenError::OtherSession { expected, found: session_low });
+        }
+        if !self.window.is_fresh(sequence) {
+            return Err(OpenError::Replay(sequence));
+        }
+        let epoch = sequence >> KEY_EPOCH_LOG2;
+        // A forged number must not make us derive keys without end: one derivation a datagram, and it is cheap.
+        let known = self.keys.iter().position(|key| key.epoch == epoch);
+        let fresh;
+        let key = match known.and_then(|at| self.keys.get(at)) {
+            Some(key) => key,
+            None => {
+                fresh = EpochKey::derive(&self.secret, self.number, epoch).ok_or(OpenError::Forged)?;
+                &fresh
+            }
+        };
+        let nonce = key.nonce(sequence);
+        let plain = key
+            .key
+            .open_in_place(nonce, Aad::from(&sealed.associated), sealed.body)
+            .map_err(|_| OpenError::Forged)?;
+        if known.is_none() {
+            self.remember(epoch);
+        }
+        self.window.record(sequence);
+        Ok(plain)
+    }
+
+    fn remember(&mut self, epoch: u64) {
+        self.keys.extend(EpochKey::derive(&self.secret, self.number, epoch));
+        self.keys.sort_by_key(|key| std::cmp::Reverse(key.epoch));
+        self.keys.truncate(2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::SeededRng;
+    use crate::wire::Outer;
+
+    struct World {
+        rng: SeededRng,
+        link_key: LinkKey,
+        paired: Paired,
+    }
+
+    fn world() -> World {
+        let link_key = LinkKey::from_seed(&[1; 32]);
+        let paired = Paired {
+            link: LinkId([7; 16]),
+            sender: link_key.verifier(),
+            secret: PairingSecret([3; 32]),
+            key: ReceiverKey::from_seed(&[2; 32]),
+        };
+        World { rng: SeededRng::new(9), link_key, paired }
+    }
+
+    fn offer(world: &mut World, number: u64) -> (SessionSecret, Vec<u8>) {
+        let World { rng, link_key, paired } = world;
+        let receivers = [ReceiverKey::from_seed(&[8; 32]).public().clone(), paired.key.public().clone()];
+        offer_session(rng, paired.link, SessionNo(number), &paired.secret, link_key, &receivers).unwrap()
+    }
+
+    fn accept(paired: &Paired, datagram: &mut [u8], least: u64) -> Result<SessionSecret, OpenError> {
+        match Outer::parse(datagram).unwrap() {
+            Outer::Session(offer) => paired.accept(&offer, SessionNo(least)),
+            Outer::Sealed(_) => panic!("not a session"),
+        }
+    }
+
+    #[test]
+    fn a_session_opens_for_the_paired_receiver_alone() {
+        let mut world = world();
+        let (secret, mut datagram) = offer(&mut world, 5);
+        assert_eq!(accept(&world.paired, &mut datagram, 0), Ok(secret.clone()));
+        assert_eq!(accept(&world.paired, &mut datagram, 5), Ok(secret));
+        let old = accept(&world.paired, &mut datagram, 6).unwrap_err();
+        assert_eq!(old, OpenError::OldSession { least: SessionNo(6), found: SessionNo(5) });
+
+        let mut other = world.paired.clone();
+        other.key = ReceiverKey::from_seed(&[4; 32]);
+        assert_eq!(accept(&other, &mut datagram, 0), Err(OpenError::NotForUs));
+        let mut other = world.paired.clone();
+        other.secret = PairingSecret([0; 32]);
+        assert_eq!(accept(&other, &mut datagram, 0), Err(OpenError::NotForUs));
+        let mut other = world.paired.clone();
+        other.sender = LinkKey::from_seed(&[4; 32]).verifier();
+        assert_eq!(accept(&other, &mut datagram, 0), Err(OpenError::Signature));
+        let mut other = world.paired.clone();
+        other.link = LinkId([0; 16]);
+        assert!(matches!(accept(&other, &mut datagram, 0), Err(OpenError::OtherLink { .. })));
+    }
+
+    #[test]
+    fn every_bit_of_a_session_matters() {
+        let mut world = world();
+        let (_, datagram) = offer(&mut world, 5);
+        for at in 4..datagram.len() {
+            let mut bad = datagram.clone();
+            bad[at] ^= 1;
+            let refused = match Outer::parse(&mut bad) {
+                Err(_) => true,
+                Ok(Outer::Session(offer)) => world.paired.accept(&offer, SessionNo(0)).is_err(),
+                Ok(Outer::Sealed(_)) => true,
+            };
+            assert!(refused, "octet {at}");
+        }
+    }
+
+    fn datagram(sealer: &mut Sealer, plain: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; SEALED_HEADER_BYTES];
+        out.extend_from_slice(plain);
+        out.extend_from_slice(&[0; TAG_BYTES]);
+        sealer.seal(&mut out).unwrap();
+        out
+    }
+
+    fn open(opener: &mut Opener, datagram: &[u8]) -> Result<Vec<u8>, OpenError> {
+        let mut copy = datagram.to_vec();
+        match Outer::parse(&mut copy).unwrap() {
+            Outer::Sealed(sealed) => opener.open(sealed).map(<[u8]>::to_vec),
+            Outer::Session(_) => panic!("not sealed"),
+        }
+    }
+
+    #[test]
+    fn sealed_datagrams_open_once_in_any_order() {
+        let (number, secret) = (SessionNo(77), SessionSecret([5; 32]));
+        let mut sealer = Sealer::new(secret.clone(), number).unwrap();
+        let mut opener = Opener::new(secret, number, 0);
+        let datagrams: Vec<_> = (0..10u8).map(|n| datagram(&mut sealer, &[n; 100])).collect();
+        for n in [3, 0, 9, 1, 2, 4, 8, 7, 6, 5] {
+            assert_eq!(open(&mut opener, &datagrams[n]).unwrap(), [n as u8; 100]);
+            assert_eq!(open(&mut opener, &datagrams[n]), Err(OpenError::Replay(n as u64)));
+        }
+        assert_eq!(opener.sent_at_least(), 10);
+    }
+
+    #[test]
+    fn every_bit_of_a_sealed_datagram_matters() {
+        let (number, secret) = (SessionNo(77), SessionSecret([5; 32]));
+        let good = datagram(&mut Sealer::new(secret.clone(), number).unwrap(), b"the plain text");
+        let mut opener = Opener::new(secret, number, 0);
+        for at in 4..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 0x80;
+            assert!(open(&mut opener, &bad).is_err(), "octet {at}");
+        }
+        assert_eq!(open(&mut opener, &good).unwrap(), b"the plain text");
+    }
+
+    #[test]
+    fn keys_change_with_the_epoch_and_datagrams_may_cross_the_border() {
+        let (number, secret) = (SessionNo(1), SessionSecret([5; 32]));
+        let mut sealer = Sealer::new(secret.clone(), number).unwrap();
+        sealer.next_sequence = (1 << KEY_EPOCH_LOG2) - 1;
+        let (last, first) = (datagram(&mut sealer, b"last"), datagram(&mut sealer, b"first"));
+        let mut opener = Opener::new(secret, number, 0);
+        assert_eq!(open(&mut opener, &first).unwrap(), b"first");
+        assert_eq!(open(&mut opener, &last).unwrap(), b"last");
+    }
+}

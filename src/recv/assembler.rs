@@ -1,0 +1,59 @@
+//! Source blocks of an index or a trust bundle into the object.
+
+use crate::fec::Oti;
+use crate::id::{Blake3, Sbn};
+use crate::wire::ObjectId;
+
+/// Objects that are being put together, the least recently touched first.
+#[derive(Debug, Default)]
+pub struct Assembler {
+    objects: Vec<Partial>,
+}
+
+#[derive(Debug)]
+struct Partial {
+    object: ObjectId,
+    transfer_bytes: u32,
+    /// Source blocks by number; empty ones are missing.
+    blocks: Vec<Vec<u8>>,
+}
+
+/// Objects put together at once: trust and index of two releases for each of two channels.
+const OBJECTS_MAX: usize = 8;
+
+impl Assembler {
+    /// Takes a decoded source block; returns the object when it is whole and its octets have the digest that its tag
+    /// begins. What does not is forgotten, and `Err` names it.
+    pub fn handle_block(
+        &mut self,
+        object: ObjectId,
+        oti: Oti,
+        sbn: Sbn,
+        bytes: Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, ObjectId> {
+        let tag = match object {
+            ObjectId::Index(tag) | ObjectId::Trust(tag) => tag,
+            ObjectId::Block(_) => return Ok(None),
+        };
+        let transfer_bytes = oti.transfer_bytes();
+        let at = self.objects.iter().position(|o| (o.object, o.transfer_bytes) == (object, transfer_bytes));
+        let mut partial = match at {
+            Some(at) => self.objects.remove(at),
+            None => {
+                Partial { object, transfer_bytes, blocks: vec![Vec::new(); oti.source_blocks() as usize] }
+            }
+        };
+        if let Some(place) = partial.blocks.get_mut(sbn.0 as usize) {
+            *place = bytes;
+        }
+        if partial.blocks.iter().any(Vec::is_empty) {
+            if self.objects.len() >= OBJECTS_MAX {
+                self.objects.remove(0);
+            }
+            self.objects.push(partial);
+            return Ok(None);
+        }
+        let whole = partial.blocks.concat();
+        if Blake3::of(&whole).tag() == tag { Ok(Some(whole)) } else { Err(object) }
+    }
+}

@@ -1,0 +1,252 @@
+//! Symbols into blocks.
+//!
+//! Blocks are collected in memory, as many as a burst is spread over and some more. One that falls behind is spilled to
+//! disk with the symbols that it has, and comes back when another of its symbols does, be it in a later round.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::fec::{Added, Block, Collecting, Oti};
+use crate::id::{BlockId, Esi, PackId, Sbn};
+use crate::limits::PACK_BLOCKS_MAX;
+use crate::wire::{ObjectId, SymbolHeader};
+
+/// A source block: symbols with equal keys add up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockKey {
+    /// The object.
+    pub object: ObjectId,
+    /// Which of its source blocks.
+    pub sbn: Sbn,
+    /// Its transmission information.
+    pub oti: Oti,
+}
+
+/// What the daemon has to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Enough symbols are there: decode and check.
+    Ready(BlockKey, Block<Collecting>),
+    /// Keep these symbols on disk.
+    Spill(BlockKey, Block<Collecting>),
+    /// Symbols of this block were spilled: give them back through [`Collector::restore`].
+    Load(BlockKey),
+}
+
+/// Counters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CollectorStats {
+    /// Symbols that were new.
+    pub symbols: u64,
+    /// Symbols that were there already.
+    pub duplicates: u64,
+    /// Symbols of blocks that were complete.
+    pub surplus: u64,
+    /// Source symbols that repair symbols replaced.
+    pub repaired: u64,
+    /// Blocks that became complete.
+    pub blocks: u64,
+}
+
+struct Entry {
+    block: Block<Collecting>,
+    touched: Instant,
+}
+
+/// The blocks that are being collected, over all lanes.
+pub struct Collector {
+    capacity: usize,
+    entries: HashMap<BlockKey, Entry>,
+    spilled: HashSet<BlockKey>,
+    done_blocks: BTreeMap<PackId, Vec<u64>>,
+    done_objects: HashSet<(ObjectId, Sbn)>,
+    actions: VecDeque<Action>,
+    buffers: Vec<Vec<u8>>,
+    stats: CollectorStats,
+}
+
+impl std::fmt::Debug for Collector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Collector({} blocks, {:?})", self.entries.len(), self.stats)
+    }
+}
+
+impl Collector {
+    /// Collects at most `capacity` blocks at once. `spilled` are those that are on disk from before.
+    pub fn new(capacity: usize, spilled: impl IntoIterator<Item = BlockKey>) -> Self {
+        Self {
+            capacity: capacity.max(1),
+            entries: HashMap::new(),
+            spilled: spilled.into_iter().collect(),
+            done_blocks: BTreeMap::new(),
+            done_objects: HashSet::new(),
+            actions: VecDeque::new(),
+            buffers: Vec::new(),
+            stats: CollectorStats::default(),
+        }
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> CollectorStats {
+        self.stats
+    }
+
+    /// Blocks in memory.
+    pub fn collecting(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// What to do next.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Takes an authentic symbol.
+    pub fn handle_symbol(&mut self, now: Instant, header: &SymbolHeader, symbol: &[u8]) {
+        let SymbolHeader { object, oti, sbn, esi } = *header;
+        if self.is_done(object, sbn) {
+            self.stats.surplus += 1;
+            return;
+        }
+        let key = BlockKey { object, sbn, oti };
+        if !self.entries.contains_key(&key) {
+            self.open(now, key);
+        }
+        self.add(now, key, esi, symbol);
+    }
+
+    /// Gives back symbols that were spilled.
+    pub fn restore<'a>(
+        &mut self,
+        now: Instant,
+        key: BlockKey,
+        symbols: impl IntoIterator<Item = (Esi, &'a [u8])>,
+    ) {
+        if self.is_done(key.object, key.sbn) {
+            return;
+        }
+        if !self.entries.contains_key(&key) {
+            self.open(now, key);
+        }
+        for (esi, symbol) in symbols {
+            if !self.entries.contains_key(&key) {
+                break;
+            }
+            self.add(now, key, esi, symbol);
+        }
+    }
+
+    fn open(&mut self, now: Instant, key: BlockKey) {
+        if self.entries.len() >= self.capacity {
+            let oldest = self.entries.iter().min_by_key(|(key, entry)| (entry.touched, **key));
+            if let Some(oldest) = oldest.map(|(key, _)| *key) {
+                self.spill(oldest);
+            }
+        }
+        let buffer = self.buffers.pop().unwrap_or_default();
+        let block = Block::new(key.oti, key.sbn, buffer);
+        self.entries.insert(key, Entry { block, touched: now });
+        if self.spilled.remove(&key) {
+            self.actions.push_back(Action::Load(key));
+        }
+    }
+
+    fn add(&mut self, now: Instant, key: BlockKey, esi: Esi, symbol: &[u8]) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        entry.touched = now;
+        match entry.block.add(esi, symbol) {
+            Added::Duplicate => self.stats.duplicates += 1,
+            Added::New => self.stats.symbols += 1,
+            Added::Enough => {
+                self.stats.symbols += 1;
+                if let Some(entry) = self.entries.remove(&key) {
+                    self.stats.repaired += u64::from(entry.block.lost());
+                    self.stats.blocks += 1;
+                    // Until the daemon says otherwise: its symbols are surplus from now on.
+                    self.set_done(key.object, key.sbn, true);
+                    self.actions.push_back(Action::Ready(key, entry.block));
+                }
+            }
+        }
+    }
+
+    fn spill(&mut self, key: BlockKey) {
+        if let Some(entry) = self.entries.remove(&key) {
+            self.spilled.insert(key);
+            self.actions.push_back(Action::Spill(key, entry.block));
+        }
+    }
+
+    /// Spills what was not touched for `idle`, so that a stop of the receiver loses little.
+    pub fn handle_timeout(&mut self, now: Instant, idle: Duration) {
+        let is_idle = |entry: &Entry| now.saturating_duration_since(entry.touched) >= idle;
+        let mut idle: Vec<BlockKey> =
+            self.entries.iter().filter(|(_, entry)| is_idle(entry)).map(|(key, _)| *key).collect();
+        idle.sort_unstable();
+        idle.into_iter().for_each(|key| self.spill(key));
+    }
+
+    /// Spills everything, before a stop.
+    pub fn handle_stop(&mut self) {
+        let mut keys: Vec<BlockKey> = self.entries.keys().copied().collect();
+        keys.sort_unstable();
+        keys.into_iter().for_each(|key| self.spill(key));
+    }
+
+    /// Says that an object's source block is there: its symbols are surplus from now on.
+    pub fn mark_done(&mut self, object: ObjectId, sbn: Sbn) {
+        self.set_done(object, sbn, true);
+        let same = |key: &BlockKey| (key.object, key.sbn) == (object, sbn);
+        self.entries.retain(|key, _| !same(key));
+        self.spilled.retain(|key| !same(key));
+    }
+
+    /// Says that it is not there after all: it was not the one that the index names, or it was damaged.
+    pub fn mark_missing(&mut self, object: ObjectId, sbn: Sbn) {
+        self.set_done(object, sbn, false);
+    }
+
+    /// Takes a buffer that is not needed any more.
+    pub fn recycle(&mut self, buffer: Vec<u8>) {
+        if self.buffers.len() < self.capacity {
+            self.buffers.push(buffer);
+        }
+    }
+
+    /// Whether an object's source block is there, or on its way through the decoder.
+    pub fn is_done(&self, object: ObjectId, sbn: Sbn) -> bool {
+        match object {
+            ObjectId::Block(BlockId { pack, block }) => {
+                let at = block.0 as usize;
+                let word = self.done_blocks.get(&pack).and_then(|words| words.get(at / 64));
+                word.is_some_and(|word| word >> (at % 64) & 1 == 1)
+            }
+            ObjectId::Index(_) | ObjectId::Trust(_) => self.done_objects.contains(&(object, sbn)),
+        }
+    }
+
+    fn set_done(&mut self, object: ObjectId, sbn: Sbn, done: bool) {
+        match object {
+            ObjectId::Block(BlockId { pack, block }) => {
+                let words = self
+                    .done_blocks
+                    .entry(pack)
+                    .or_insert_with(|| vec![0; PACK_BLOCKS_MAX.div_ceil(64) as usize]);
+                let at = block.0 as usize;
+                if let Some(word) = words.get_mut(at / 64) {
+                    *word = *word & !(1 << (at % 64)) | u64::from(done) << (at % 64);
+                }
+            }
+            ObjectId::Index(_) | ObjectId::Trust(_) if done => {
+                // Control objects come and go with the releases; forgetting all of them costs a decoding.
+                if self.done_objects.len() >= 4096 {
+                    self.done_objects.clear();
+                }
+                self.done_objects.insert((object, sbn));
+            }
+            ObjectId::Index(_) | ObjectId::Trust(_) => {
+                self.done_objects.remove(&(object, sbn));
+            }
+        }
+    }
+}

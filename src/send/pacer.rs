@@ -1,0 +1,77 @@
+//! When the next datagram may go out.
+
+use std::time::{Duration, Instant};
+
+/// Octets that may go out at once: what one GSO call carries. More would overrun a receiver's buffer, less would cost
+/// a system call for each datagram.
+const BURST_BYTES: u64 = 64 * 1024;
+
+/// Spreads octets evenly over time.
+#[derive(Debug)]
+pub struct Pacer {
+    rate_bits_per_s: Option<u64>,
+    /// When the next octet is due.
+    next: Option<Instant>,
+}
+
+impl Pacer {
+    /// At `rate_bits_per_s`, counted over UDP payloads with their headers; `None` is as fast as it goes.
+    pub fn new(rate_bits_per_s: Option<u64>) -> Self {
+        Self { rate_bits_per_s, next: None }
+    }
+
+    /// How long to wait before the next datagram.
+    pub fn wait(&self, now: Instant) -> Duration {
+        self.next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now))
+    }
+
+    /// Records that `bytes` went out.
+    pub fn sent(&mut self, now: Instant, bytes: u64) {
+        let Some(rate) = self.rate_bits_per_s.filter(|rate| *rate > 0) else { return };
+        // Time that was not used is lost, but for one burst, so that a late wake-up does not lower the rate.
+        let credit = time_for(BURST_BYTES, rate);
+        let earliest = now.checked_sub(credit).unwrap_or(now);
+        let start = self.next.map_or(now, |next| next.max(earliest));
+        self.next = Some(start + time_for(bytes, rate));
+    }
+}
+
+fn time_for(bytes: u64, rate_bits_per_s: u64) -> Duration {
+    let nanos = u128::from(bytes) * 8 * 1_000_000_000 / u128::from(rate_bits_per_s);
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_holds_over_time_and_a_late_wake_up_is_made_good() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(Some(8_000_000));
+        let mut now = start;
+        let mut sent = 0u64;
+        for turn in 0..10_000u64 {
+            now += pacer.wait(now) + Duration::from_micros(turn % 7 * 20);
+            pacer.sent(now, 1000);
+            sent += 1000;
+        }
+        let rate = sent as f64 / now.duration_since(start).as_secs_f64();
+        assert!((990_000.0..1_010_000.0).contains(&rate), "{rate}");
+    }
+
+    #[test]
+    fn idle_time_does_not_pile_up() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(Some(8_000_000));
+        pacer.sent(start, 1000);
+        let later = start + Duration::from_secs(3600);
+        let mut burst = 0;
+        while pacer.wait(later).is_zero() {
+            pacer.sent(later, 1000);
+            burst += 1000;
+        }
+        assert!(burst <= BURST_BYTES + 2000, "{burst}");
+        assert!(Pacer::new(None).wait(start).is_zero());
+    }
+}

@@ -1,0 +1,123 @@
+//! From symbols to sealed datagrams, with session and beacon in between.
+
+use std::time::{Duration, Instant};
+
+use super::Interleaver;
+use super::interleave::Finished;
+use crate::limits::{BEACON_INTERVAL, SESSION_INTERVAL};
+use crate::link::{SealError, Sealer};
+use crate::wire::{Beacon, SEALED_HEADER_BYTES, SYMBOL_HEADER_BYTES, TAG_BYTES};
+
+/// For this long after a start only sessions and beacons go out, so that no data is lost before the receiver knows the
+/// session, however many of its first datagrams are.
+pub const WARM_UP: Duration = Duration::from_millis(150);
+const WARM_UP_INTERVAL: Duration = Duration::from_millis(15);
+
+/// The sending end of a lane.
+#[derive(Debug)]
+pub struct Transmitter {
+    sealer: Sealer,
+    session: Vec<u8>,
+    symbol_bytes: usize,
+    interleaver: Interleaver,
+    started: Option<Instant>,
+    session_due: Option<Instant>,
+    beacon_due: Option<Instant>,
+    beacons: u64,
+}
+
+/// What [`Transmitter::poll_transmit`] wrote.
+#[derive(Debug)]
+pub struct Transmitted {
+    /// Octets of the datagram.
+    pub bytes: usize,
+    /// The job that it completes.
+    pub finished: Finished,
+}
+
+impl Transmitter {
+    /// For a session whose number is durable; `session` is its SESSION datagram.
+    pub fn new(sealer: Sealer, session: Vec<u8>, symbol_bytes: usize, depth: usize) -> Self {
+        Self {
+            sealer,
+            session,
+            symbol_bytes,
+            interleaver: Interleaver::new(depth),
+            started: None,
+            session_due: None,
+            beacon_due: None,
+            beacons: 0,
+        }
+    }
+
+    /// The blocks that are being sent.
+    pub fn interleaver(&mut self) -> &mut Interleaver {
+        &mut self.interleaver
+    }
+
+    /// Datagrams sealed so far.
+    pub fn sealed(&self) -> u64 {
+        self.sealer.sealed()
+    }
+
+    /// Appends the next datagram to `out`; `None` if there is nothing to send before [`poll_timeout`]. `beacon` is asked
+    /// for what a beacon should say when one is due.
+    ///
+    /// [`poll_timeout`]: Self::poll_timeout
+    pub fn poll_transmit(
+        &mut self,
+        now: Instant,
+        beacon: impl FnOnce() -> Beacon,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Transmitted>, SealError> {
+        let start = out.len();
+        let started = *self.started.get_or_insert(now);
+        let is_warming_up = now.saturating_duration_since(started) < WARM_UP;
+        let mut finished = Finished(None);
+        if self.session_due.is_none_or(|due| now >= due) {
+            self.session_due = Some(now + if is_warming_up { WARM_UP_INTERVAL } else { SESSION_INTERVAL });
+            out.extend_from_slice(&self.session);
+            return Ok(Some(Transmitted { bytes: out.len() - start, finished }));
+        }
+        if self.beacon_due.is_none_or(|due| now >= due) {
+            self.beacon_due = Some(now + if is_warming_up { WARM_UP_INTERVAL } else { BEACON_INTERVAL });
+            self.write_beacon(beacon(), out);
+        } else if is_warming_up {
+            return Ok(None);
+        } else {
+            out.resize(start + SEALED_HEADER_BYTES, 0);
+            let next = self.interleaver.next_symbol(|header, symbol| {
+                out.extend_from_slice(&header.encode());
+                out.extend_from_slice(symbol);
+            });
+            match next {
+                Some(next) => finished = next,
+                None => {
+                    out.truncate(start);
+                    return Ok(None);
+                }
+            }
+        }
+        out.resize(out.len() + TAG_BYTES, 0);
+        self.sealer.seal(out.get_mut(start..).unwrap_or_default())?;
+        Ok(Some(Transmitted { bytes: out.len() - start, finished }))
+    }
+
+    /// Every other beacon is as large as the lane's largest datagram, so that a path that carries only small ones shows.
+    fn write_beacon(&mut self, mut beacon: Beacon, out: &mut Vec<u8>) {
+        beacon.is_full = self.beacons % 2 == 1;
+        self.beacons += 1;
+        out.resize(out.len() + SEALED_HEADER_BYTES, 0);
+        let body = out.len();
+        beacon.encode(out);
+        let full = body + SYMBOL_HEADER_BYTES + self.symbol_bytes;
+        if beacon.is_full && out.len() < full {
+            out.resize(full, 0);
+        }
+    }
+
+    /// When there is something to send even if no block comes.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.session_due.min(self.beacon_due)
+    }
+}
