@@ -1,6 +1,7 @@
 //! Where the daemons' binaries are. They are built once per process when nobody named a folder, so that
 //! `cargo test` and `cargo demo` alone are enough.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -59,19 +60,13 @@ fn build() -> Result<PathBuf> {
     };
     let target = dir.parent().context("the profile's folder has no parent")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
-    let status = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    if !std::io::stderr().is_terminal() {
+        command.arg("--quiet");
+    }
+    let status = command
         .current_dir(workspace())
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "-p",
-            "diode-sender",
-            "-p",
-            "diode-receiver",
-            "--profile",
-            profile,
-        ])
+        .args(["build", "--locked", "-p", "diode-sender", "-p", "diode-receiver", "--profile", profile])
         .arg("--target-dir")
         .arg(target)
         .status()
