@@ -1,1 +1,47 @@
-//! stub
+//! What the whole-system tests and the demo share: real daemons, real clients, and a path that carries one way.
+//!
+//! | module | what it gives |
+//! |---|---|
+//! | [`bins`] | the daemons' binaries, built when they are not there |
+//! | [`side`] | a paired sender and receiver, started, stopped, killed and cleaned up |
+//! | [`status`] | what `status --json` says, typed |
+//! | [`weather`] | a one-way UDP path in user space, with seeded bad weather |
+//! | [`netns`] | a one-way path between two network namespaces |
+//! | [`provider`] | a Terraform provider release as a registry has it, signed |
+//! | [`terraform`] | the real `terraform`, in an empty environment |
+//! | [`tree`] | file trees that are the same in every run, and their digests |
+//! | [`https`] | a small HTTPS client that trusts one CA |
+//! | [`mirror`] | what the receiver serves, and comparing it with what was submitted |
+//! | [`scratch`], [`prng`], [`skip`] | temporary folders, seeded numbers, tests that cannot run here |
+
+pub mod bins;
+pub mod https;
+pub mod mirror;
+pub mod netns;
+pub mod prng;
+pub mod provider;
+pub mod scratch;
+pub mod side;
+pub mod skip;
+pub mod status;
+pub mod terraform;
+pub mod tree;
+pub mod weather;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// Asks `ready` until it gives something, every 50 ms; after `limit` it fails with `what`.
+pub fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = ready()? {
+            return Ok(value);
+        }
+        if start.elapsed() > limit {
+            bail!("{what}: not within {} s", limit.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

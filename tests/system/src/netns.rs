@@ -1,0 +1,301 @@
+//! A one-way path between two network namespaces, as near to a diode as one machine can get:
+//!
+//! ```text
+//! namespace LOW  ── veth ─────────► veth ──  namespace HIGH
+//!  10.147.0.1       │  2 % lost at random │    10.147.0.2
+//!  permanent        │                     └◄── everything that leaves HIGH is counted and dropped
+//!  neighbour        └◄── frames that arrive are counted: there must be none
+//! ```
+//!
+//! Each datagram is a packet of its own on the veth pair (no segmentation offload), so that loss hits datagrams and
+//! not the kernel's batches. Clients of the mirror run inside HIGH, over its loopback.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd as _;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::skip::Skip;
+
+const DEVICE: &str = "diode";
+const LOW_V4: Ipv4Addr = Ipv4Addr::new(10, 147, 0, 1);
+const HIGH_V4: Ipv4Addr = Ipv4Addr::new(10, 147, 0, 2);
+const LOW_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xd10d, 0, 0, 0, 0, 0, 1);
+const HIGH_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xd10d, 0, 0, 0, 0, 0, 2);
+const LOW_MAC: &str = "02:d1:0d:e0:00:01";
+const HIGH_MAC: &str = "02:d1:0d:e0:00:02";
+
+/// Which addresses the path has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4; IPv6 is off on both ends.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// Two namespaces and the path between them. Dropping it removes both; stop what runs in them first.
+#[derive(Debug)]
+pub struct Gap {
+    low: String,
+    high: String,
+    family: Family,
+}
+
+impl Gap {
+    /// Makes the namespaces, with `loss` (0 to 1) on the way.
+    pub fn open(family: Family, loss: f64) -> Result<Self, Skip> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(Skip::curable("network namespaces need root"));
+        }
+        for (tool, package) in [("ip", "iproute2"), ("iptables", "iptables"), ("ip6tables", "iptables")] {
+            if let Err(error) =
+                Command::new(tool).arg("--version").output().or(Command::new(tool).arg("-V").output())
+            {
+                return Err(Skip::curable(format!("cannot run {tool} ({error}); the package is {package}")));
+            }
+        }
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let unique = format!("diode-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let gap = Self { low: format!("{unique}-low"), high: format!("{unique}-high"), family };
+        // From here on, dropping `gap` cleans up.
+        gap.build(loss).map_err(|error| Skip::incurable(format!("this kernel refused: {error:#}")))?;
+        Ok(gap)
+    }
+
+    fn build(&self, loss: f64) -> Result<()> {
+        let (low, high) = (self.low.as_str(), self.high.as_str());
+        let tables = self.tables();
+        run("ip", &["netns", "add", low])?;
+        run("ip", &["netns", "add", high])?;
+        run(
+            "ip",
+            &[
+                "link", "add", "name", DEVICE, "address", LOW_MAC, "netns", low, "type", "veth", "peer",
+                "name", DEVICE, "address", HIGH_MAC, "netns", high,
+            ],
+        )?;
+        // Nothing may slip out before the rules stand, and nothing is up before them.
+        for tables in ["iptables", "ip6tables"] {
+            in_namespace(high, &[tables, "-A", "OUTPUT", "-o", "lo", "-j", "ACCEPT"])?;
+        }
+        if self.family == Family::V6 {
+            // What a kernel says by itself on an IPv6 interface (multicast listener reports, router and neighbour
+            // discovery): dropped too, and counted apart from what somebody sends.
+            for kind in ["143", "133", "135", "136"] {
+                in_namespace(
+                    high,
+                    &["ip6tables", "-A", "OUTPUT", "-p", "icmpv6", "--icmpv6-type", kind, "-j", "DROP"],
+                )?;
+            }
+        }
+        for tables in ["iptables", "ip6tables"] {
+            in_namespace(
+                high,
+                &[tables, "-A", "OUTPUT", "-m", "comment", "--comment", "back", "-j", "DROP"],
+            )?;
+        }
+        let probability = loss.to_string();
+        in_namespace(
+            high,
+            &[
+                tables,
+                "-A",
+                "INPUT",
+                "-i",
+                DEVICE,
+                "-m",
+                "statistic",
+                "--mode",
+                "random",
+                "--probability",
+                &probability,
+                "-m",
+                "comment",
+                "--comment",
+                "loss",
+                "-j",
+                "DROP",
+            ],
+        )?;
+        self.connect(low, HIGH_MAC)?;
+        self.connect(high, LOW_MAC)?;
+        // Every datagram its own packet: the low side segments before the veth, the high side does not merge.
+        run("ip", &["-n", low, "link", "set", "dev", DEVICE, "gso_max_segs", "1"])?;
+        Ok(())
+    }
+
+    /// Address, permanent neighbour and loopback of one end.
+    fn connect(&self, namespace: &str, other: &str) -> Result<()> {
+        let is_low = namespace == self.low;
+        let (mine, theirs) =
+            if is_low { (self.low_ip(), self.high_ip()) } else { (self.high_ip(), self.low_ip()) };
+        let setting = |name: &str, value: &str| {
+            let path = format!("/proc/sys/net/ipv6/conf/{DEVICE}/{name}");
+            // A kernel without IPv6 has no such file and needs none.
+            let script = format!("if [ -e {path} ]; then echo {value} > {path}; fi");
+            in_namespace(namespace, &["sh", "-c", &script])
+        };
+        let mine = match self.family {
+            Family::V4 => {
+                setting("disable_ipv6", "1")?;
+                format!("{mine}/30")
+            }
+            Family::V6 => {
+                setting("accept_dad", "0")?;
+                setting("router_solicitations", "0")?;
+                setting("addr_gen_mode", "1")?;
+                format!("{mine}/64")
+            }
+        };
+        let mut add = vec!["-n", namespace, "address", "add", mine.as_str(), "dev", DEVICE];
+        if self.family == Family::V6 {
+            add.push("nodad");
+        }
+        run("ip", &add)?;
+        run("ip", &["-n", namespace, "link", "set", "lo", "up"])?;
+        // Nobody ever has to ask who has an address.
+        run("ip", &["-n", namespace, "link", "set", DEVICE, "up", "arp", "off"])?;
+        run(
+            "ip",
+            &[
+                "-n",
+                namespace,
+                "neighbour",
+                "replace",
+                &theirs.to_string(),
+                "lladdr",
+                other,
+                "dev",
+                DEVICE,
+                "nud",
+                "permanent",
+            ],
+        )
+    }
+
+    fn tables(&self) -> &'static str {
+        match self.family {
+            Family::V4 => "iptables",
+            Family::V6 => "ip6tables",
+        }
+    }
+
+    /// The sending namespace's name, for `ip netns exec`.
+    pub fn low(&self) -> &str {
+        &self.low
+    }
+
+    /// The receiving namespace's name, for `ip netns exec`.
+    pub fn high(&self) -> &str {
+        &self.high
+    }
+
+    /// The sending end's address.
+    pub fn low_ip(&self) -> IpAddr {
+        match self.family {
+            Family::V4 => LOW_V4.into(),
+            Family::V6 => LOW_V6.into(),
+        }
+    }
+
+    /// The receiving end's address.
+    pub fn high_ip(&self) -> IpAddr {
+        match self.family {
+            Family::V4 => HIGH_V4.into(),
+            Family::V6 => HIGH_V6.into(),
+        }
+    }
+
+    /// Packets that processes on the high side, or its kernel in answer to something, tried to send to the low side.
+    pub fn back_attempts(&self) -> Result<u64> {
+        Ok(self.rule("iptables", "OUTPUT", "back")? + self.rule("ip6tables", "OUTPUT", "back")?)
+    }
+
+    /// Frames that reached the low side's end of the path.
+    pub fn back_arrivals(&self) -> Result<u64> {
+        self.device_count(&self.low, "rx_packets")
+    }
+
+    /// Packets lost on purpose on the way up.
+    pub fn lost(&self) -> Result<u64> {
+        self.rule(self.tables(), "INPUT", "loss")
+    }
+
+    /// Packets that arrived at the high side's end of the path, the lost ones included.
+    pub fn arrivals(&self) -> Result<u64> {
+        self.device_count(&self.high, "rx_packets")
+    }
+
+    fn device_count(&self, namespace: &str, name: &str) -> Result<u64> {
+        let path = format!("/sys/class/net/{DEVICE}/statistics/{name}");
+        let text = in_namespace_output(namespace, &["cat", &path])?;
+        text.trim().parse().with_context(|| format!("{path} holds {text:?}"))
+    }
+
+    /// Packets counted by the rule with this comment.
+    fn rule(&self, tables: &str, chain: &str, comment: &str) -> Result<u64> {
+        let listing = in_namespace_output(&self.high, &[tables, "-nvxL", chain])?;
+        let mark = format!("/* {comment} */");
+        let line = listing.lines().find(|line| line.contains(&mark));
+        line.and_then(|line| line.split_whitespace().next())
+            .and_then(|packets| packets.parse().ok())
+            .with_context(|| format!("no rule {comment} in {chain}:\n{listing}"))
+    }
+
+    /// Runs `work` with its sockets in the receiving namespace. A socket stays where it was made.
+    pub fn in_high<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        enter(&self.high, work)
+    }
+
+    /// Runs `work` with its sockets in the sending namespace.
+    pub fn in_low<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        enter(&self.low, work)
+    }
+}
+
+impl Drop for Gap {
+    fn drop(&mut self) {
+        for namespace in [&self.low, &self.high] {
+            let _ = Command::new("ip").args(["netns", "delete", namespace]).output();
+        }
+    }
+}
+
+/// Runs `work` on a thread of its own that has moved into `namespace`; the thread ends with it.
+pub fn enter<T: Send>(namespace: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let handle = std::fs::File::open(format!("/run/netns/{namespace}"))
+                .with_context(|| format!("no network namespace {namespace}"))?;
+            move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network))
+                .with_context(|| format!("cannot enter {namespace}"))?;
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn in_namespace(namespace: &str, command: &[&str]) -> Result<()> {
+    in_namespace_output(namespace, command).map(drop)
+}
+
+fn in_namespace_output(namespace: &str, command: &[&str]) -> Result<String> {
+    output("ip", &[&["netns", "exec", namespace], command].concat())
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<()> {
+    output(program, arguments).map(drop)
+}
+
+fn output(program: &str, arguments: &[&str]) -> Result<String> {
+    let line = || format!("{program} {}", arguments.join(" "));
+    let output = Command::new(program).args(arguments).output().with_context(line)?;
+    if !output.status.success() {
+        bail!("{}: {}", line(), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,506 @@
+//! A paired sender and receiver, as real processes with real configurations in a temporary folder:
+//!
+//! ```text
+//! D/high  diode-receiver init --dir D/high --host localhost
+//! D/low   diode-sender init --dir D/low --receiver D/high/receiver.pub
+//!         diode-receiver pair --config D/high/receiver.toml D/low/pairing.json
+//! ```
+//!
+//! Whatever happens, dropping a [`Pair`] ends both daemons and removes the folder; when the test is panicking, it
+//! prints what they had to say first.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::de::DeserializeOwned;
+
+use crate::bins::bins;
+use crate::https::Https;
+use crate::mirror::Mirror;
+use crate::netns::Gap;
+use crate::scratch::Scratch;
+use crate::status::{ReceiverStatus, ReleaseState, SenderStatus};
+use crate::wait_for;
+use crate::weather::{Link, Weather};
+
+/// How long a daemon may take to answer its first `status`, and how long to end when it is asked to.
+const START_MAX: Duration = Duration::from_secs(30);
+/// How long a command may take that has no reason to wait.
+const COMMAND_MAX: Duration = Duration::from_secs(120);
+/// How much of each log a failing test shows.
+const LOG_LINES: usize = 120;
+
+/// What the two are joined by.
+#[derive(Debug)]
+pub enum Route {
+    /// A forwarder in user space.
+    Link(Link),
+    /// Two network namespaces.
+    Gap(Gap),
+}
+
+/// What to make.
+#[derive(Debug)]
+pub struct Setup {
+    /// In the folder's name.
+    pub name: &'static str,
+    /// `lane.rate` of the sender, like `200mbit`.
+    pub rate: String,
+    /// `lane.mtu`.
+    pub mtu: u16,
+    /// `lane.repair`.
+    pub repair: String,
+    /// `lane.rounds`.
+    pub rounds: u32,
+    /// `lane.round_gap`.
+    pub round_gap: String,
+    /// `lane.burst`.
+    pub burst: String,
+    /// Whether the daemons get process groups of their own, so that a terminal's Ctrl-C does not reach them.
+    pub own_group: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            name: "pair",
+            rate: "200mbit".to_owned(),
+            mtu: 1500,
+            repair: "10%".to_owned(),
+            rounds: 4,
+            round_gap: "1s".to_owned(),
+            burst: "20ms".to_owned(),
+            own_group: false,
+        }
+    }
+}
+
+/// A command that has ended.
+#[derive(Debug, Clone)]
+pub struct Done {
+    /// The command, for messages.
+    pub line: String,
+    /// The exit code; `None` after a signal.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// One daemon: its folder, its configuration, and its process when it runs.
+#[derive(Debug)]
+pub struct Side {
+    program: PathBuf,
+    dir: PathBuf,
+    config: PathBuf,
+    log: PathBuf,
+    prefix: Vec<OsString>,
+    own_group: bool,
+    child: Option<Child>,
+}
+
+impl Side {
+    /// A side that runs `program` and has its state in `dir`, its configuration at `dir/NAME.toml`.
+    fn new(program: &Path, dir: PathBuf, name: &str, prefix: Vec<OsString>, own_group: bool) -> Self {
+        let config = dir.join(format!("{name}.toml"));
+        let log = dir.with_extension("log");
+        Self { program: program.to_owned(), dir, config, log, prefix, own_group, child: None }
+    }
+
+    /// The folder of keys and state.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// What the daemon has written to its standard error, over all its starts.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Runs a command of this side's program as it stands, without `--config`.
+    pub fn command(&self, arguments: &[impl AsRef<str>]) -> Result<Done> {
+        finish(Command::new(&self.program), &self.program, arguments, COMMAND_MAX)
+    }
+
+    /// Runs a command with this side's configuration.
+    pub fn run(&self, arguments: &[impl AsRef<str>]) -> Result<Done> {
+        self.run_within(arguments, COMMAND_MAX)
+    }
+
+    /// [`Side::run`] with another time limit.
+    pub fn run_within(&self, arguments: &[impl AsRef<str>], limit: Duration) -> Result<Done> {
+        let mut words: Vec<String> = arguments.iter().map(|word| word.as_ref().to_owned()).collect();
+        words.extend(["--config".to_owned(), self.config.display().to_string()]);
+        finish(Command::new(&self.program), &self.program, &words, limit)
+    }
+
+    /// Runs a command that must succeed; its standard output.
+    pub fn ok(&self, arguments: &[impl AsRef<str>]) -> Result<String> {
+        self.run(arguments)?.ok()
+    }
+
+    /// `status --json`.
+    fn status<T: DeserializeOwned>(&self) -> Result<T> {
+        let text = self.ok(&["status", "--json"])?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("status --json says what nobody expects:\n{text}"))
+    }
+
+    /// Sets a key of the configuration; the daemon reads it at its next start. Of an array of tables, like `[[lane]]`,
+    /// the first is meant.
+    pub fn set(&self, keys: &[&str], value: impl Into<toml::Value>) -> Result<()> {
+        let what = || format!("cannot set {} in {}", keys.join("."), self.config.display());
+        let text = std::fs::read_to_string(&self.config).with_context(what)?;
+        let mut root: toml::Table = text.parse().with_context(what)?;
+        let (last, tables) = keys.split_last().with_context(what)?;
+        let mut table = &mut root;
+        for key in tables {
+            let entry = table.entry(*key).or_insert_with(|| toml::Table::new().into());
+            let entry = match entry {
+                toml::Value::Array(entries) => entries.first_mut().with_context(what)?,
+                entry => entry,
+            };
+            table = entry.as_table_mut().with_context(what)?;
+        }
+        table.insert((*last).to_owned(), value.into());
+        std::fs::write(&self.config, toml::to_string(&root)?).with_context(what)
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub fn start(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.wait_ready()
+    }
+
+    /// Starts the daemon.
+    pub fn spawn(&mut self) -> Result<()> {
+        if self.child.is_some() {
+            bail!("{} runs already", self.program.display());
+        }
+        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let mut words = self.prefix.clone();
+        words.push(self.program.clone().into());
+        words.extend(["run".into(), "--config".into(), self.config.clone().into()]);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        if self.own_group {
+            command.process_group(0);
+        }
+        self.child = Some(command.spawn().with_context(|| format!("cannot run {words:?}"))?);
+        Ok(())
+    }
+
+    /// Waits until the daemon answers `status`.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            self.check_alive()?;
+            if self.run(&["status", "--json"])?.code == Some(0) {
+                return Ok(());
+            }
+            if start.elapsed() > START_MAX {
+                bail!("{} does not answer; it says:\n{}", self.program.display(), self.log());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Fails when the daemon should run and does not.
+    pub fn check_alive(&mut self) -> Result<()> {
+        let Some(child) = &mut self.child else { return Ok(()) };
+        if let Some(status) = child.try_wait()? {
+            self.child = None;
+            bail!("{} ended by itself ({status}); it says:\n{}", self.program.display(), self.log());
+        }
+        Ok(())
+    }
+
+    /// Whether the daemon was started and not stopped.
+    pub fn is_started(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// Ends the daemon as a power cut would.
+    pub fn kill_9(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("it does not run")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Asks the daemon to end, and waits until it has. Its exit code.
+    pub fn stop(&mut self) -> Result<Option<i32>> {
+        let Some(mut child) = self.child.take() else { return Ok(None) };
+        kill_process(Pid::from_child(&child), Signal::TERM)?;
+        match wait_within(&mut child, START_MAX)? {
+            Some(code) => Ok(code),
+            None => {
+                child.kill()?;
+                child.wait()?;
+                bail!("{} did not end within {} s of SIGTERM", self.program.display(), START_MAX.as_secs())
+            }
+        }
+    }
+
+    fn print_log(&self) {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        eprintln!("── {} says (last {LOG_LINES} of {} lines)", self.program.display(), lines.len());
+        for line in lines.iter().skip(lines.len().saturating_sub(LOG_LINES)) {
+            eprintln!("   {line}");
+        }
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            self.print_log();
+        }
+    }
+}
+
+impl Done {
+    /// Standard output when it succeeded.
+    pub fn ok(self) -> Result<String> {
+        if self.code != Some(0) {
+            bail!("{} ends with {:?}:\n{}{}", self.line, self.code, self.stdout, self.stderr);
+        }
+        Ok(self.stdout)
+    }
+}
+
+/// Runs a command to its end, or kills it at the limit. Output goes through files, so that no pipe can fill up.
+fn finish(
+    mut command: Command,
+    program: &Path,
+    arguments: &[impl AsRef<str>],
+    limit: Duration,
+) -> Result<Done> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let words: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    let line = format!("{name} {}", words.join(" "));
+    let scratch = Scratch::new(&format!("out{}", NEXT.fetch_add(1, Ordering::Relaxed)))?;
+    let (out, err) = (scratch.join("out"), scratch.join("err"));
+    command.args(&words).stdin(Stdio::null()).stdout(File::create(&out)?).stderr(File::create(&err)?);
+    let mut child = command.spawn().with_context(|| format!("cannot run {line}"))?;
+    let code = wait_within(&mut child, limit)?;
+    if code.is_none() {
+        child.kill()?;
+        child.wait()?;
+    }
+    let read = |path: &Path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
+    let (stdout, stderr) = (read(&out), read(&err));
+    match code {
+        Some(code) => Ok(Done { line, code, stdout, stderr }),
+        None => bail!("{line} did not end within {} s; it says:\n{stdout}{stderr}", limit.as_secs()),
+    }
+}
+
+/// The exit code (`None` in it after a signal), or `None` when the limit passed first.
+fn wait_within(child: &mut Child, limit: Duration) -> Result<Option<Option<i32>>> {
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status.code()));
+        }
+        if start.elapsed() > limit {
+            return Ok(None);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// A sender and a receiver that know each other, and what joins them. The fields are dropped from the top down:
+/// first the daemons, then the path, then the folder.
+#[derive(Debug)]
+pub struct Pair {
+    /// The sender.
+    pub low: Side,
+    /// The receiver.
+    pub high: Side,
+    /// What joins them.
+    pub route: Route,
+    /// Everything on disk.
+    pub dir: Scratch,
+    serve_port: u16,
+}
+
+impl Pair {
+    /// Makes and pairs both sides over a userspace link. Nothing runs yet.
+    pub fn over_link(setup: &Setup, weather: Weather) -> Result<Self> {
+        let lane_port = free_port()?;
+        let link = Link::open(SocketAddr::from((Ipv4Addr::LOCALHOST, lane_port)), weather)?;
+        let to = link.entry();
+        Self::make(setup, Route::Link(link), to, SocketAddr::from((Ipv4Addr::LOCALHOST, lane_port)))
+    }
+
+    /// Makes and pairs both sides in two namespaces. Nothing runs yet.
+    pub fn over_gap(setup: &Setup, gap: Gap) -> Result<Self> {
+        let lane = SocketAddr::from((gap.high_ip(), 7400));
+        Self::make(setup, Route::Gap(gap), lane, lane)
+    }
+
+    fn make(setup: &Setup, route: Route, to: SocketAddr, listen: SocketAddr) -> Result<Self> {
+        let bins = bins()?;
+        let dir = Scratch::new(setup.name)?;
+        let prefix = |namespace: &str| ["ip", "netns", "exec", namespace].map(OsString::from).to_vec();
+        let (low_prefix, high_prefix, serve_port) = match &route {
+            Route::Link(_) => (Vec::new(), Vec::new(), free_port()?),
+            Route::Gap(gap) => (prefix(gap.low()), prefix(gap.high()), 8443),
+        };
+        let low = Side::new(&bins.sender, dir.join("low"), "sender", low_prefix, setup.own_group);
+        let high = Side::new(&bins.receiver, dir.join("high"), "receiver", high_prefix, setup.own_group);
+        let pair = Self { low, high, route, dir, serve_port };
+        pair.introduce()?;
+        pair.configure(setup, to, listen)?;
+        Ok(pair)
+    }
+
+    /// `init`, `init`, `pair`.
+    fn introduce(&self) -> Result<()> {
+        let path = |path: PathBuf| path.display().to_string();
+        let (high, low) = (path(self.high.dir.clone()), path(self.low.dir.clone()));
+        self.high.command(&["init", "--dir", &high, "--host", "localhost"])?.ok()?;
+        let public = path(self.high.dir.join("receiver.pub"));
+        self.low.command(&["init", "--dir", &low, "--receiver", &public])?.ok()?;
+        self.high.ok(&["pair", &path(self.low.dir.join("pairing.json"))])?;
+        Ok(())
+    }
+
+    fn configure(&self, setup: &Setup, to: SocketAddr, listen: SocketAddr) -> Result<()> {
+        let low = |key: &str, value: toml::Value| self.low.set(&["lane", key], value);
+        low("to", to.to_string().into())?;
+        low("rate", setup.rate.clone().into())?;
+        low("mtu", i64::from(setup.mtu).into())?;
+        low("repair", setup.repair.clone().into())?;
+        low("rounds", i64::from(setup.rounds).into())?;
+        low("round_gap", setup.round_gap.clone().into())?;
+        low("burst", setup.burst.clone().into())?;
+        self.high.set(&["lane", "listen"], listen.to_string())?;
+        self.high.set(&["serve", "listen"], format!("127.0.0.1:{}", self.serve_port))
+    }
+
+    /// Starts the receiver, then the sender.
+    pub fn start(&mut self) -> Result<()> {
+        self.high.start()?;
+        self.low.start()
+    }
+
+    /// Stops the sender, then the receiver.
+    pub fn stop(&mut self) -> Result<()> {
+        self.low.stop()?;
+        self.high.stop()?;
+        Ok(())
+    }
+
+    /// `status --json` of the sender.
+    pub fn low_status(&self) -> Result<SenderStatus> {
+        self.low.status()
+    }
+
+    /// `status --json` of the receiver.
+    pub fn high_status(&self) -> Result<ReceiverStatus> {
+        self.high.status()
+    }
+
+    /// The mirror's CA certificate.
+    pub fn ca(&self) -> PathBuf {
+        self.high.dir.join("ca.pem")
+    }
+
+    /// The port of the mirrors.
+    pub fn serve_port(&self) -> u16 {
+        self.serve_port
+    }
+
+    /// A client of the mirrors, on the receiving side.
+    pub fn mirror(&self) -> Result<Mirror> {
+        let namespace = match &self.route {
+            Route::Link(_) => None,
+            Route::Gap(gap) => Some(gap.high()),
+        };
+        Ok(Mirror::new(Https::new(&self.ca(), self.serve_port, namespace)?))
+    }
+
+    /// What goes before a command that is to run on the high side.
+    pub fn high_prefix(&self) -> &[OsString] {
+        &self.high.prefix
+    }
+
+    /// The userspace link.
+    pub fn link(&self) -> Option<&Link> {
+        match &self.route {
+            Route::Link(link) => Some(link),
+            Route::Gap(_) => None,
+        }
+    }
+
+    /// The namespaces.
+    pub fn gap(&self) -> Option<&Gap> {
+        match &self.route {
+            Route::Link(_) => None,
+            Route::Gap(gap) => Some(gap),
+        }
+    }
+
+    /// Waits until the mirrors serve release `number` of `main`. Fails at once when a daemon ends or the release is
+    /// refused.
+    pub fn wait_published(&mut self, number: u64, limit: Duration) -> Result<ReceiverStatus> {
+        let mut last = None;
+        let published = wait_for(&format!("release {number} is published"), limit, || {
+            self.low.check_alive()?;
+            self.high.check_alive()?;
+            let status = self.high_status()?;
+            if let Some(release) = status.release("main", number)
+                && release.state == ReleaseState::Refused
+            {
+                bail!(
+                    "release {number} is refused: {}",
+                    release.reason.as_deref().unwrap_or("no reason given")
+                );
+            }
+            let is_published = status.channel("main").and_then(|channel| channel.published) == Some(number);
+            last = Some(status.clone());
+            Ok(is_published.then_some(status))
+        });
+        published.with_context(|| {
+            format!("the receiver said last: {last:#?}\nthe sender says: {:#?}", self.low_status())
+        })
+    }
+}
+
+/// A port of 127.0.0.1 that neither UDP nor TCP uses, below those that the kernel gives out by itself.
+fn free_port() -> Result<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() % 500) as u16 * 20;
+    for _ in 0..2000 {
+        let port = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        let address = (Ipv4Addr::LOCALHOST, port);
+        if UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free port between 20000 and 30000")
+}
