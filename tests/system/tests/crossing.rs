@@ -183,7 +183,9 @@ fn install(pair: &Pair, work: &Path, releases: &[&ProviderRelease; 2]) {
         let lock = project.lock().unwrap();
         assert_eq!(lock.version, second.version);
         assert_eq!(lock.of("h1").len(), platforms.len(), "{lock:?}");
-        check_zip_hashes(second, &lock);
+        if !via_mirror {
+            check_zip_hashes(second, &lock);
+        }
         project.init(&["-lockfile=readonly"]).unwrap();
     }
 }
@@ -198,10 +200,9 @@ fn check_installed(project: &Project, release: &ProviderRelease, said: &str, via
     let lock = project.lock().unwrap();
     assert_eq!(lock.version, release.version);
     assert!(!lock.of("h1").is_empty(), "{lock:?}");
-    if via_mirror {
-        let here = tree::digest(&release.zips[0]).unwrap().0;
-        assert!(lock.of("zh").contains(&here.as_str()), "no zh: of this platform in {lock:?}");
-    } else {
+    // Of what a mirror says, terraform 1.11 writes down only the h1: that it has computed itself; the zh: of all
+    // platforms come from signed sums.
+    if !via_mirror {
         check_zip_hashes(release, &lock);
     }
 }
