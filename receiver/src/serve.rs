@@ -41,7 +41,7 @@ use axum::routing::get;
 
 pub use client::ClientFiles;
 pub use listen::run;
-pub use site::{Site, SiteError};
+pub use site::Site;
 
 /// A value that is replaced as a whole while others use it: who loaded the old one keeps it until done.
 #[derive(Debug)]

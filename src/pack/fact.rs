@@ -27,6 +27,11 @@ pub fn sync_dir(dir: &Path) -> Result<(), PackError> {
 /// Writes a file so that after a crash the old or the new content is there, never a part. `mode` is its permission
 /// bits.
 pub fn write_atomic(path: &Path, mode: u32, parts: &[&[u8]]) -> Result<(), PackError> {
+    replace(path, mode, parts, true)?;
+    sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
+fn replace(path: &Path, mode: u32, parts: &[&[u8]], is_durable: bool) -> Result<(), PackError> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
@@ -39,16 +44,22 @@ pub fn write_atomic(path: &Path, mode: u32, parts: &[&[u8]]) -> Result<(), PackE
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         parts.iter().try_for_each(|part| file.write_all(part))?;
-        file.sync_all()?;
+        if is_durable {
+            file.sync_all()?;
+        }
         std::fs::rename(&temporary, path)
     };
-    write().map_err(PackError::io("write", path))?;
-    sync_dir(dir)
+    write().map_err(PackError::io("write", path))
 }
 
 /// Records a fact.
 pub fn write(path: &Path, content: &[u8]) -> Result<(), PackError> {
     write_atomic(path, 0o640, &[format!("{HEAD}{}\n", Blake3::of(content)).as_bytes(), content])
+}
+
+/// Keeps content that may be lost in a power failure, and is noticed if it is garbled: nothing is synced.
+pub fn write_lazily(path: &Path, content: &[u8]) -> Result<(), PackError> {
+    replace(path, 0o640, &[format!("{HEAD}{}\n", Blake3::of(content)).as_bytes(), content], false)
 }
 
 /// Records a fact that others must not read.

@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
+use super::site::SiteError;
 use super::testing::{Proof, Release, TempDir};
-use super::{ClientFiles, Site, SiteError, SiteHandle, router, run};
+use super::{ClientFiles, Site, SiteHandle, router, run};
 use crate::certs;
 
 const SOURCE: &str = "registry.terraform.io/coder/coder";

@@ -1,0 +1,270 @@
+//! The control interface: what the commands, and later a dashboard, ask of the daemon.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use diodesync::id::{Channel, LinkId};
+use diodesync::quantity::Span;
+use diodesync_control::clock_ms;
+
+use crate::config::Config;
+use crate::lane::{LaneShared, View as LaneView};
+use crate::publish::{PublishShared, Stage, View as PublishView};
+use crate::serve::SiteHandle;
+use crate::status::{
+    Alarm, ChannelStatus, LaneStatus, Missing, MissingRelease, ReleaseStatus, Status, ranges,
+};
+
+/// Silence after which there is an alarm: sessions come every 250 ms and beacons every second.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Difference of the clocks after which there is an alarm.
+const SKEW: Duration = Duration::from_secs(300);
+/// Time before the metadata's expiry at which there is an alarm; it is renewed daily.
+const EXPIRY_S: u64 = 2 * 86_400;
+
+/// What the handlers share.
+#[derive(Debug)]
+pub struct Daemon {
+    /// `receiver.toml`.
+    pub config: Config,
+    /// The link.
+    pub link: LinkId,
+    /// The lane.
+    pub lane: Arc<LaneShared>,
+    /// The publisher.
+    pub publish: Arc<PublishShared>,
+    /// What is served.
+    pub site: SiteHandle,
+}
+
+/// The handlers.
+pub fn router(daemon: Arc<Daemon>) -> Router {
+    Router::new().route("/v1/status", get(status)).route("/v1/missing", get(missing)).with_state(daemon)
+}
+
+async fn status(State(daemon): State<Arc<Daemon>>) -> Json<Status> {
+    Json(daemon.status())
+}
+
+async fn missing(State(daemon): State<Arc<Daemon>>) -> Json<Missing> {
+    Json(daemon.missing())
+}
+
+impl Daemon {
+    fn status(&self) -> Status {
+        let (lane, publish) = (self.lane.view(), self.publish.view());
+        let clock_ms = clock_ms();
+        let skew_ms = publish.beacon.as_ref().map(|(beacon, then)| {
+            i64::try_from(i128::from(beacon.clock_ms) - i128::from(*then)).unwrap_or(i64::MAX)
+        });
+        let channels = self.channels(&publish);
+        Status {
+            side: "receiver".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            link: self.link,
+            clock_ms,
+            skew_ms,
+            trust_expires_s: publish.trust_expires_s,
+            alarms: self.alarms(clock_ms, skew_ms, &lane, &publish, &channels),
+            lanes: vec![self.lane_status(&lane)],
+            channels,
+        }
+    }
+
+    fn lane_status(&self, view: &LaneView) -> LaneStatus {
+        let config = self.config.lane.first();
+        let (intake, collector) = (&view.intake, &view.collector);
+        LaneStatus {
+            name: config.map(|lane| lane.name.clone()).unwrap_or_default(),
+            listen: config.map(|lane| lane.listen.to_string()).unwrap_or_default(),
+            session: view.session.map(|session| session.0),
+            rate_bits_per_s: view.rate_bits_per_s,
+            received: intake.received,
+            received_bytes: intake.received_bytes,
+            lost: intake.lost(),
+            rejected: intake.rejected(),
+            malformed: intake.malformed,
+            forged: intake.forged,
+            replayed: intake.replayed,
+            other_session: intake.other_session,
+            duplicates: collector.duplicates + collector.surplus,
+            repaired: collector.repaired,
+            blocks: collector.blocks,
+            mismatched: view.mismatched,
+            collecting: view.collecting,
+            kernel_drops: view.kernel_drops,
+            buffer_bytes: view.buffer_bytes,
+            last_ms: view.last_ms,
+        }
+    }
+
+    fn channels(&self, publish: &PublishView) -> Vec<ChannelStatus> {
+        let site = self.site.load();
+        let beacon = publish.beacon.iter().flat_map(|(beacon, _)| &beacon.channels);
+        let mut names: Vec<Channel> = publish.published.keys().cloned().collect();
+        names.extend(publish.arrivals.iter().map(|arrival| arrival.channel.clone()));
+        names.extend(beacon.clone().map(|channel| channel.channel.clone()));
+        names.push(Channel::main());
+        names.sort();
+        names.dedup();
+        let channel = |channel: Channel| {
+            let served = site.releases().iter().filter(|index| index.channel == channel).map(|index| {
+                let blocks = index.blocks().count();
+                let bytes = index.blocks().map(|block| u64::from(block.bytes)).sum();
+                ReleaseStatus {
+                    number: index.number,
+                    state: "published".to_owned(),
+                    artifacts: index.artifacts.len(),
+                    blocks_needed: blocks,
+                    blocks_held: blocks,
+                    bytes_needed: bytes,
+                    bytes_held: bytes,
+                    reason: None,
+                }
+            });
+            let arriving =
+                publish.arrivals.iter().filter(|arrival| arrival.channel == channel).map(|arrival| {
+                    let (state, reason) = match &arrival.stage {
+                        Stage::Arriving => ("arriving", None),
+                        Stage::Incomplete => ("incomplete", None),
+                        Stage::Checking => ("checking", None),
+                        Stage::Refused(why) => ("refused", Some(why.clone())),
+                    };
+                    ReleaseStatus {
+                        number: arrival.number,
+                        state: state.to_owned(),
+                        artifacts: arrival.artifacts,
+                        blocks_needed: arrival.blocks.0,
+                        blocks_held: arrival.blocks.1,
+                        bytes_needed: arrival.bytes.0,
+                        bytes_held: arrival.bytes.1,
+                        reason,
+                    }
+                });
+            ChannelStatus {
+                published: publish.published.get(&channel).copied(),
+                newest: beacon.clone().find(|beacon| beacon.channel == channel).map(|beacon| beacon.newest),
+                releases: served.chain(arriving).collect(),
+                channel,
+            }
+        };
+        names.into_iter().map(channel).collect()
+    }
+
+    fn missing(&self) -> Missing {
+        let publish = self.publish.view();
+        let mut releases: Vec<MissingRelease> = publish
+            .arrivals
+            .iter()
+            .filter(|arrival| arrival.stage == Stage::Incomplete)
+            .map(|arrival| MissingRelease {
+                channel: arrival.channel.clone(),
+                number: arrival.number,
+                index: false,
+                blocks: ranges(&arrival.lacking.blocks),
+                block_count: arrival.lacking.blocks.len(),
+                artifacts: arrival.lacking.artifacts.clone(),
+            })
+            .collect();
+        // A release whose rounds are over and of which not even the index came.
+        for channel in publish.beacon.iter().flat_map(|(beacon, _)| &beacon.channels) {
+            let arriving = publish.arrivals.iter().filter(|arrival| arrival.channel == channel.channel);
+            let seen = arriving.map(|arrival| arrival.number).max();
+            let seen = seen.max(publish.published.get(&channel.channel).copied());
+            let is_over = channel.rounds > 0 && channel.rounds_done >= channel.rounds;
+            if is_over && seen.is_none_or(|seen| seen < channel.newest) {
+                releases.push(MissingRelease {
+                    channel: channel.channel.clone(),
+                    number: channel.newest,
+                    index: true,
+                    blocks: Vec::new(),
+                    block_count: 0,
+                    artifacts: Vec::new(),
+                });
+            }
+        }
+        Missing { releases }
+    }
+
+    fn alarms(
+        &self,
+        clock_ms: u64,
+        skew_ms: Option<i64>,
+        lane: &LaneView,
+        publish: &PublishView,
+        channels: &[ChannelStatus],
+    ) -> Vec<Alarm> {
+        let mut alarms = Vec::new();
+        let mut alarm = |id: &str, text: String| alarms.push(Alarm { id: id.to_owned(), text });
+        if let Some(last) = lane.last_ms {
+            let silence = Duration::from_millis(clock_ms.saturating_sub(last));
+            if silence >= SILENCE {
+                let text = format!("nothing came for {}; look at the sender and the path", Span(silence));
+                alarm("silence", text);
+            }
+        }
+        if let Some(why) = &lane.refused_session {
+            alarm("session-refused", why.clone());
+        }
+        if lane.kernel_drops > 0 {
+            let text = format!(
+                "the kernel dropped {} datagrams because its buffer was full; raise net.core.rmem_max or lower the \
+                 sender's rate",
+                lane.kernel_drops
+            );
+            alarm("kernel-drops", text);
+        }
+        if let Some(skew) = skew_ms.filter(|skew| skew.unsigned_abs() >= SKEW.as_millis() as u64) {
+            let ahead = if skew > 0 { "ahead of" } else { "behind" };
+            let span = Span(Duration::from_millis(skew.unsigned_abs()));
+            alarm("clock-skew", format!("the sender's clock is {span} {ahead} this one; set the wrong one"));
+        }
+        if let Some(expires) = publish.trust_expires_s.filter(|expires| *expires < clock_ms / 1000 + EXPIRY_S)
+        {
+            let left = Duration::from_secs(expires.saturating_sub(clock_ms / 1000));
+            let text = format!(
+                "the accepted metadata expires in {}: no fresh one comes from the sender",
+                Span(left)
+            );
+            alarm("metadata-expires", text);
+        }
+        if let Some(why) = &publish.refused {
+            alarm("refused", why.clone());
+        }
+        if let Some(why) = &publish.failure {
+            alarm("publisher", why.clone());
+        }
+        for (channel, release) in
+            channels.iter().flat_map(|c| c.releases.iter().map(move |r| (&c.channel, r)))
+        {
+            match (release.state.as_str(), &release.reason) {
+                ("refused", Some(reason)) => {
+                    alarm(
+                        "release-refused",
+                        format!("release {channel} {} is refused: {reason}", release.number),
+                    );
+                }
+                ("incomplete", _) => {
+                    let text = format!(
+                        "release {channel} {} lacks {} blocks and its last round is over; see: diode-receiver missing",
+                        release.number,
+                        release.blocks_needed - release.blocks_held
+                    );
+                    alarm("release-incomplete", text);
+                }
+                _ => {}
+            }
+        }
+        for release in self.missing().releases.iter().filter(|release| release.index) {
+            let text = format!(
+                "release {} {} was sent and nothing of it was understood; see: diode-receiver missing",
+                release.channel, release.number
+            );
+            alarm("release-never-came", text);
+        }
+        alarms
+    }
+}

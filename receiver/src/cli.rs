@@ -1,0 +1,160 @@
+//! The commands.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use diodesync::quantity::{BitsPerS, Bytes};
+use diodesync_control::{Client, Progress};
+
+use crate::config::Config;
+use crate::status::{Missing, Status};
+use crate::{init, run};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "diode-receiver",
+    version,
+    about = "The high side of a Diodesync link",
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = "/etc/diodesync/receiver.toml")]
+    config: PathBuf,
+    /// Answer in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make keys, the mirror's certificate, configuration and receiver.pub
+    Init {
+        /// The folder for everything that the receiver keeps
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Names and addresses under which clients reach the mirror; this host's name, if none is given
+        #[arg(long, value_name = "NAME", num_args = 1..)]
+        host: Vec<String>,
+    },
+    /// Record the sender that this receiver listens to
+    Pair {
+        /// The configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/diodesync/receiver.toml")]
+        config: PathBuf,
+        /// The file that diode-sender init made
+        pairing: PathBuf,
+    },
+    /// Run the daemon
+    Run {
+        /// The configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/diodesync/receiver.toml")]
+        config: PathBuf,
+    },
+    /// Show what arrived, what is served, and what needs an operator
+    Status {
+        #[command(flatten)]
+        common: Common,
+        /// Show it live until interrupted
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Name what a release still lacks after its last round
+    Missing {
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// Runs the command that was typed.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    diodesync_control::init_log();
+    diodesync_control::exit(match cli.command {
+        Command::Init { dir, host } => init::init(&dir, &host),
+        Command::Pair { config, pairing } => {
+            Config::load(&config).and_then(|config| init::pair(&config.dir, &pairing))
+        }
+        Command::Run { config } => run::run(&config),
+        other => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Into::into)
+            .and_then(|runtime| runtime.block_on(ask(other))),
+    })
+}
+
+fn client(common: &Common) -> anyhow::Result<Client> {
+    let config = Config::load(&common.config)?;
+    let start_with = format!("diode-receiver run --config {}", common.config.display());
+    Ok(Client::new(&config.socket(), start_with))
+}
+
+async fn ask(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Status { common, watch: false } => {
+            let answer = client(&common)?.get("/v1/status").await?;
+            if common.json {
+                println!("{answer:#}");
+            } else {
+                print!("{}", serde_json::from_value::<Status>(answer)?.to_text());
+            }
+        }
+        Command::Status { common, watch: true } => watch(&common).await?,
+        Command::Missing { common } => {
+            let answer = client(&common)?.get("/v1/missing").await?;
+            if common.json {
+                println!("{answer:#}");
+            } else {
+                print!("{}", serde_json::from_value::<Missing>(answer)?.to_text());
+            }
+        }
+        Command::Init { .. } | Command::Pair { .. } | Command::Run { .. } => {}
+    }
+    Ok(())
+}
+
+/// Live progress: a bar on a terminal, a line a second in a pipe.
+async fn watch(common: &Common) -> anyhow::Result<()> {
+    let client = client(common)?;
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let progress = Progress::new(0);
+    loop {
+        let status: Status = serde_json::from_value(client.get("/v1/status").await?)?;
+        for (channel, lane) in status.channels.iter().zip(status.lanes.iter().cycle()) {
+            let Some(release) = channel.releases.last() else { continue };
+            let text = format!(
+                "{} {} {}, {}, {} lost, {} repaired",
+                channel.channel,
+                release.number,
+                release.state,
+                BitsPerS(lane.rate_bits_per_s),
+                lane.lost,
+                lane.repaired
+            );
+            if is_terminal {
+                progress.set(release.bytes_held, release.bytes_needed);
+                progress.message(text);
+            } else {
+                println!("{text}, {} of {}", Bytes(release.bytes_held), Bytes(release.bytes_needed));
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(if is_terminal { 250 } else { 1000 })).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        <super::Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

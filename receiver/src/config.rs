@@ -1,0 +1,121 @@
+//! `receiver.toml`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where keys, packs, releases and the journal are.
+    pub dir: PathBuf,
+    /// The one-way paths.
+    pub lane: Vec<Lane>,
+    /// The mirror.
+    pub serve: Serve,
+}
+
+/// A one-way UDP path.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lane {
+    /// Its name in status and logs.
+    pub name: String,
+    /// The address to receive on.
+    pub listen: SocketAddr,
+}
+
+/// The mirror.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Serve {
+    /// The address of the HTTPS listener.
+    pub listen: SocketAddr,
+    /// Names under which clients reach it: the names in its certificate.
+    pub hosts: Vec<String>,
+    /// The site's own certificate chain, PEM; with `key`, in place of ours.
+    pub certificate: Option<PathBuf>,
+    /// The key of `certificate`, PEM, readable by its owner alone.
+    pub key: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads and checks the file.
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!("cannot read {}; make it with: diode-receiver init --dir DIR", path.display())
+        })?;
+        Self::parse(&text).with_context(|| format!("in {}", path.display()))
+    }
+
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let config: Self = toml::from_str(text)?;
+        if config.lane.len() != 1 {
+            bail!("expected one [[lane]], found {}: this version receives on one lane", config.lane.len());
+        }
+        if config.serve.certificate.is_some() != config.serve.key.is_some() {
+            bail!("serve: certificate and key belong together; give both or neither");
+        }
+        if config.serve.hosts.is_empty() {
+            bail!("serve: hosts is empty; give at least the name under which clients reach this mirror");
+        }
+        Ok(config)
+    }
+
+    /// The control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("control.sock")
+    }
+
+    /// What `init` writes.
+    pub fn template(dir: &Path, hosts: &[String]) -> String {
+        format!(
+            r#"# Diodesync receiver.
+dir = {dir:?}
+
+[[lane]]
+name = "lane0"
+# The address at the end of the one-way path. Nothing is ever sent from it.
+listen = "0.0.0.0:7400"
+
+[serve]
+listen = "0.0.0.0:8443"
+# Names and addresses under which clients reach the mirror; they are in its certificate.
+hosts = {hosts:?}
+# The site's own certificate in place of ours:
+# certificate = "/etc/ssl/mirror.pem"
+# key = "/etc/ssl/private/mirror.key"
+"#
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_is_valid() {
+        let hosts = ["mirror.example".to_owned(), "10.0.0.7".to_owned()];
+        let config = Config::parse(&Config::template(Path::new("/var/lib/x"), &hosts)).unwrap();
+        assert_eq!(config.serve.hosts, hosts);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let good = "dir = '/x'\n[[lane]]\nname = 'a'\nlisten = '0.0.0.0:1'\n[serve]\nlisten = '0.0.0.0:2'\nhosts = ['h']\n";
+        assert!(Config::parse(good).is_ok());
+        for (bad, expected) in [
+            (format!("{good}hots = ['x']\n"), "unknown field `hots`"),
+            (format!("{good}certificate = '/a'\n"), "belong together"),
+            (good.replace("['h']", "[]"), "hosts is empty"),
+            (good.replace("0.0.0.0:1", "nowhere"), "line 4"),
+        ] {
+            let error = format!("{:#}", Config::parse(&bad).unwrap_err());
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

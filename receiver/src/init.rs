@@ -1,0 +1,128 @@
+//! `init` and `pair`: the receiver's keys, its certificate, and what it must know of its sender.
+//!
+//! ```text
+//! DIR/receiver.toml     configuration
+//! DIR/receiver.pub      to be carried to the sender
+//! DIR/ca.pem            the authority that clients trust
+//! DIR/server.pem        the mirror's certificate
+//! DIR/pairing           the pairing file, once paired (fact)
+//! DIR/keys/             0600: receiver, ca, server
+//! ```
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use diodesync::link::{Paired, ReceiverKey};
+use diodesync::pack::fact;
+use diodesync::pairing::{Pairing, fingerprint};
+use diodesync::trust::TrustState;
+use diodesync_control::clock_s;
+
+use crate::certs::{self, CertificateAndKey};
+use crate::config::Config;
+
+/// Makes a receiver.
+pub fn init(dir: &Path, hosts: &[String]) -> anyhow::Result<()> {
+    if dir.join("receiver.pub").exists() {
+        bail!("{} is initialised already; its keys are not overwritten. Use another --dir", dir.display());
+    }
+    let keys = dir.join("keys");
+    std::fs::create_dir_all(&keys).with_context(|| format!("cannot create {}", keys.display()))?;
+    let dir = &std::path::absolute(dir)?;
+    let mut hosts = hosts.to_vec();
+    if hosts.is_empty() {
+        hosts.push(rustix::system::uname().nodename().to_string_lossy().into_owned());
+    }
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).context("the operating system gives no random numbers")?;
+    let key = ReceiverKey::from_seed(&seed);
+    let ca =
+        certs::make_ca(&format!("Diodesync mirror {}", hosts.first().map_or("", String::as_str)), clock_s())?;
+    let server = certs::make_server_certificate(&ca, &hosts, clock_s())?;
+
+    fact::write_secret(&keys.join("receiver.key"), &seed)?;
+    fact::write_atomic(&keys.join("ca.key"), 0o600, &[ca.key_pem.as_bytes()])?;
+    fact::write_atomic(&dir.join("ca.pem"), 0o644, &[ca.certificate_pem.as_bytes()])?;
+    write_server_certificate(dir, &server)?;
+    let config = dir.join("receiver.toml");
+    if !config.exists() {
+        fact::write_atomic(&config, 0o644, &[Config::template(dir, &hosts).as_bytes()])?;
+    }
+    // Last, because it says that all the rest is there.
+    fact::write_atomic(&dir.join("receiver.pub"), 0o644, &[format!("{}\n", key.public()).as_bytes()])?;
+
+    println!("Carry {} to the sender and run there:", dir.join("receiver.pub").display());
+    println!("  diode-sender init --dir DIR --receiver receiver.pub");
+    println!("Then carry the sender's pairing.json here and run:");
+    println!("  diode-receiver pair --config {} pairing.json", config.display());
+    Ok(())
+}
+
+fn write_server_certificate(dir: &Path, server: &CertificateAndKey) -> anyhow::Result<()> {
+    fact::write_atomic(&dir.join("keys/server.key"), 0o600, &[server.key_pem.as_bytes()])?;
+    fact::write_atomic(&dir.join("server.pem"), 0o644, &[server.certificate_pem.as_bytes()])?;
+    Ok(())
+}
+
+/// Days before its end at which our own certificate is renewed.
+const RENEW_DAYS: u64 = 60;
+
+/// Renews the mirror's certificate when its end is near. Says whether it did.
+pub fn renew_certificate(dir: &Path, hosts: &[String], now_s: u64) -> anyhow::Result<bool> {
+    let read = |name: &str| {
+        std::fs::read_to_string(dir.join(name))
+            .with_context(|| format!("cannot read {}", dir.join(name).display()))
+    };
+    if certs::expires_s(&read("server.pem")?)? > now_s + RENEW_DAYS * 86_400 {
+        return Ok(false);
+    }
+    fact::check_private(&dir.join("keys/ca.key"))?;
+    let ca = CertificateAndKey { certificate_pem: read("ca.pem")?, key_pem: read("keys/ca.key")? };
+    write_server_certificate(dir, &certs::make_server_certificate(&ca, hosts, now_s)?)?;
+    Ok(true)
+}
+
+fn receiver_key(dir: &Path) -> anyhow::Result<ReceiverKey> {
+    let path = dir.join("keys/receiver.key");
+    fact::check_private(&path)?;
+    let seed = fact::read(&path)?.with_context(|| format!("the key {} is missing", path.display()))?;
+    let seed =
+        seed.try_into().map_err(|_| anyhow::anyhow!("{} is not a key of 32 octets", path.display()))?;
+    Ok(ReceiverKey::from_seed(&seed))
+}
+
+/// Records the sender that this receiver listens to.
+pub fn pair(dir: &Path, file: &Path) -> anyhow::Result<()> {
+    let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let (paired, _) =
+        Pairing::open(&text, receiver_key(dir)?).with_context(|| format!("{} is refused", file.display()))?;
+    if let Some(old) = fact::read(&dir.join("pairing"))? {
+        if old == text {
+            println!("already paired with link {}", paired.link);
+            return Ok(());
+        }
+        bail!(
+            "this receiver is paired with another sender; a new sender needs a new receiver folder, so that old \
+             releases stay under the keys that signed them"
+        );
+    }
+    fact::write(&dir.join("pairing"), &text)?;
+    println!("paired with link {}", paired.link);
+    println!("fingerprint      {}", fingerprint(&text));
+    println!(
+        "Compare the fingerprint with the one that diode-sender init showed. If it differs, someone changed the"
+    );
+    println!("file on its way: remove {} and start over.", dir.join("pairing").display());
+    Ok(())
+}
+
+/// What the roles know of the sender: the lane the link's keys, the publisher the root of trust.
+pub fn load_pairing(dir: &Path) -> anyhow::Result<(Paired, TrustState)> {
+    let text = fact::read(&dir.join("pairing"))?.with_context(|| {
+        format!(
+            "this receiver is not paired; run: diode-receiver pair --config {}/receiver.toml pairing.json",
+            dir.display()
+        )
+    })?;
+    Ok(Pairing::open(&text, receiver_key(dir)?)?)
+}

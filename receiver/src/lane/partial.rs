@@ -1,0 +1,166 @@
+//! Blocks that are not complete, on disk: what one round brought of them waits here for the next.
+//!
+//! ```text
+//! DIR/partial/KEY: symbols end to end, each after its encoding symbol id (u32, big-endian)
+//! ```
+//!
+//! The file's name is its key. A file that is not whole is worth nothing and harms nothing: blocks are compared with the
+//! index after decoding.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use diodesync::fec::{Block, Collecting, Oti};
+use diodesync::id::{BlockId, BlockNo, Esi, ObjectTag, PackId, Sbn};
+use diodesync::pack::{PackError, fact};
+use diodesync::recv::BlockKey;
+use diodesync::wire::ObjectId;
+
+/// Files that are kept; more than that and the newest go.
+const FILES_MAX: usize = 65_536;
+
+/// A folder of incomplete blocks.
+#[derive(Debug)]
+pub struct Partials {
+    dir: PathBuf,
+    by_object: HashMap<ObjectId, HashSet<BlockKey>>,
+    files: usize,
+}
+
+impl Partials {
+    /// Opens the folder, making it if need be.
+    pub fn open(dir: &Path) -> Result<Self, PackError> {
+        std::fs::create_dir_all(dir).map_err(PackError::io("create the folder", dir))?;
+        let mut partials = Self { dir: dir.to_owned(), by_object: HashMap::new(), files: 0 };
+        for entry in std::fs::read_dir(dir).map_err(PackError::io("list", dir))? {
+            let entry = entry.map_err(PackError::io("list", dir))?;
+            match entry.file_name().to_str().and_then(parse_name) {
+                Some(key) => partials.remember(key),
+                // A temporary of a write that did not end.
+                None => std::fs::remove_file(entry.path()).map_err(PackError::io("remove", entry.path()))?,
+            }
+        }
+        Ok(partials)
+    }
+
+    /// What is there.
+    pub fn keys(&self) -> Vec<BlockKey> {
+        self.by_object.values().flatten().copied().collect()
+    }
+
+    fn remember(&mut self, key: BlockKey) {
+        if self.by_object.entry(key.object).or_default().insert(key) {
+            self.files += 1;
+        }
+    }
+
+    /// Keeps the symbols of a block.
+    pub fn put(&mut self, key: &BlockKey, block: &Block<Collecting>) -> Result<(), PackError> {
+        if self.files >= FILES_MAX {
+            return Ok(());
+        }
+        let mut octets = Vec::new();
+        for (esi, symbol) in block.symbols() {
+            octets.extend_from_slice(&esi.0.to_be_bytes());
+            octets.extend_from_slice(symbol);
+        }
+        fact::write_lazily(&self.dir.join(name(key)), &octets)?;
+        self.remember(*key);
+        Ok(())
+    }
+
+    /// Takes the symbols of a block out.
+    pub fn take(&mut self, key: &BlockKey) -> Result<Vec<(Esi, Vec<u8>)>, PackError> {
+        let path = self.dir.join(name(key));
+        let octets = fact::read(&path);
+        self.remove(key);
+        let octets = octets?.unwrap_or_default();
+        let symbols = octets.chunks_exact(4 + key.oti.symbol_bytes()).filter_map(|record| {
+            let (esi, symbol) = record.split_first_chunk::<4>()?;
+            Some((Esi(u32::from_be_bytes(*esi)), symbol.to_vec()))
+        });
+        Ok(symbols.collect())
+    }
+
+    /// Removes what is kept of an object that is complete.
+    pub fn forget(&mut self, object: ObjectId) {
+        for key in self.by_object.get(&object).cloned().unwrap_or_default() {
+            self.remove(&key);
+        }
+    }
+
+    fn remove(&mut self, key: &BlockKey) {
+        let Some(keys) = self.by_object.get_mut(&key.object) else { return };
+        if keys.remove(key) {
+            self.files -= 1;
+            // If it stays, it is found and removed at the next start.
+            let _ = std::fs::remove_file(self.dir.join(name(key)));
+        }
+        if keys.is_empty() {
+            self.by_object.remove(&key.object);
+        }
+    }
+}
+
+/// `KIND-NAME-NUMBER-F-T-R`
+fn name(key: &BlockKey) -> String {
+    let (kind, name, number) = match key.object {
+        ObjectId::Block(id) => ("block", id.pack.to_string(), id.block.0),
+        ObjectId::Index(tag) => ("index", tag.to_string(), key.sbn.0),
+        ObjectId::Trust(tag) => ("trust", tag.to_string(), key.sbn.0),
+    };
+    let oti = key.oti;
+    format!("{kind}-{name}-{number}-{}-{}-{}", oti.transfer_bytes(), oti.symbol_bytes(), oti.repair_log2())
+}
+
+fn parse_name(text: &str) -> Option<BlockKey> {
+    let parts: Vec<&str> = text.split('-').collect();
+    let [kind, name, number, transfer, symbol, repair] = parts.as_slice() else { return None };
+    let number: u32 = number.parse().ok()?;
+    let oti = Oti::parse(transfer.parse().ok()?, symbol.parse().ok()?, repair.parse().ok()?).ok()?;
+    let tag = || name.parse::<ObjectTag>().ok();
+    let (object, sbn) = match *kind {
+        "block" => {
+            let pack: PackId = name.parse().ok()?;
+            (ObjectId::Block(BlockId { pack, block: BlockNo(number) }), Sbn(0))
+        }
+        "index" => (ObjectId::Index(tag()?), Sbn(number)),
+        "trust" => (ObjectId::Trust(tag()?), Sbn(number)),
+        _ => return None,
+    };
+    Some(BlockKey { object, sbn, oti })
+}
+
+#[cfg(test)]
+mod tests {
+    use diodesync::fec::{Codec, RepairUse};
+
+    use super::*;
+
+    #[test]
+    fn symbols_come_back_after_a_restart() {
+        let dir = std::env::temp_dir().join(format!("diodesync-partial-{}", std::process::id()));
+        let object = ObjectId::Block(BlockId { pack: PackId([7; 8]), block: BlockNo(3) });
+        let oti = Oti::for_object(1000, 100, RepairUse::Data);
+        let key = BlockKey { object, sbn: Sbn(0), oti };
+        let data: Vec<u8> = (0..1000).map(|n| n as u8).collect();
+        let encoded = Codec::default().encode(oti, Sbn(0), data.clone(), Vec::new());
+        let mut block = Block::new(oti, Sbn(0), Vec::new());
+        for esi in [0, 2, 3, 4, 5, 6, 7, 8, 11] {
+            block.add(Esi(esi), encoded.symbol(Esi(esi)));
+        }
+        Partials::open(&dir).unwrap().put(&key, &block).unwrap();
+        std::fs::write(dir.join("block-x.new"), b"half").unwrap();
+        let mut partials = Partials::open(&dir).unwrap();
+        assert_eq!(partials.keys(), [key]);
+        let mut block = Block::new(oti, Sbn(0), Vec::new());
+        for (esi, symbol) in partials.take(&key).unwrap() {
+            block.add(esi, &symbol);
+        }
+        assert_eq!(block.missing(), 1);
+        block.add(Esi(12), encoded.symbol(Esi(12)));
+        assert_eq!(block.decode(&mut Codec::default()).unwrap().bytes(), data);
+        assert!(Partials::open(&dir).unwrap().keys().is_empty());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

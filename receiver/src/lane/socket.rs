@@ -1,0 +1,107 @@
+//! A lane's socket on the high side: it receives, and nothing is ever sent from it.
+
+use std::io::{self, IoSliceMut};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use anyhow::Context;
+use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Octets of the receive buffer that is asked for: 100 ms at 2.5 Gbit/s.
+const RECEIVE_BUFFER_BYTES: usize = 32 << 20;
+/// Octets of one buffer: what the kernel joins into one by GRO.
+const BUFFER_BYTES: usize = 65_536;
+
+/// A UDP socket that receives batches of datagrams.
+#[derive(Debug)]
+pub struct LaneSocket {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    buffer_bytes: usize,
+    inode: u64,
+    is_ipv6: bool,
+}
+
+/// The buffers of a lane's thread.
+#[derive(Debug)]
+pub struct Buffers {
+    octets: Vec<u8>,
+    metas: Vec<RecvMeta>,
+}
+
+impl LaneSocket {
+    /// Binds the socket and asks for a large buffer.
+    pub fn open(listen: SocketAddr) -> anyhow::Result<Self> {
+        let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.bind(&listen.into()).with_context(|| {
+            format!(
+                "cannot receive on {listen}; is another receiver running, or is the address not of this host?"
+            )
+        })?;
+        let socket = UdpSocket::from(socket);
+        let state = UdpSocketState::new((&socket).into())?;
+        // With the privilege for it the limit of the system does not hold; without it, up to the limit.
+        if rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER_BYTES).is_err() {
+            let _ = state.set_recv_buffer_size((&socket).into(), RECEIVE_BUFFER_BYTES);
+        }
+        let buffer_bytes = state.recv_buffer_size((&socket).into())?;
+        let inode = rustix::fs::fstat(&socket)?.st_ino;
+        Ok(Self { socket, state, buffer_bytes, inode, is_ipv6: listen.is_ipv6() })
+    }
+
+    /// Octets of the kernel's buffer, as granted.
+    pub fn buffer_bytes(&self) -> usize {
+        self.buffer_bytes
+    }
+
+    /// Buffers for [`Buffers::receive`].
+    pub fn take_buffers(&self) -> Buffers {
+        Buffers { octets: vec![0; BUFFER_BYTES * BATCH_SIZE], metas: vec![RecvMeta::default(); BATCH_SIZE] }
+    }
+
+    /// Datagrams that the kernel dropped because the buffer was full: the last column of the socket's line in
+    /// `/proc/net/udp` or `udp6`. 0 where that cannot be read.
+    pub fn kernel_drops(&self) -> u64 {
+        let table = if self.is_ipv6 { "/proc/net/udp6" } else { "/proc/net/udp" };
+        let inode = self.inode.to_string();
+        let Ok(text) = std::fs::read_to_string(table) else { return 0 };
+        let line = text.lines().find(|line| line.split_whitespace().nth(9) == Some(inode.as_str()));
+        line.and_then(|line| line.split_whitespace().last()?.parse().ok()).unwrap_or(0)
+    }
+}
+
+impl Buffers {
+    /// Waits up to `wait` for datagrams and hands out those that are there.
+    pub fn receive(
+        &mut self,
+        socket: &LaneSocket,
+        wait: Duration,
+        mut take: impl FnMut(&mut [u8]),
+    ) -> io::Result<()> {
+        let mut slices: Vec<IoSliceMut<'_>> =
+            self.octets.chunks_mut(BUFFER_BYTES).map(IoSliceMut::new).collect();
+        let count = match socket.state.recv((&socket.socket).into(), &mut slices, &mut self.metas) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return wait_readable(&socket.socket, wait);
+            }
+            Err(error) => return Err(error),
+        };
+        for (meta, octets) in self.metas.iter().zip(self.octets.chunks_mut(BUFFER_BYTES)).take(count) {
+            let Some(octets) = octets.get_mut(..meta.len) else { continue };
+            // A datagram without octets has no stride.
+            octets.chunks_mut(meta.stride.max(1)).for_each(&mut take);
+        }
+        Ok(())
+    }
+}
+
+fn wait_readable(socket: impl AsFd, wait: Duration) -> io::Result<()> {
+    let mut fds = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::IN)];
+    let wait =
+        rustix::event::Timespec::try_from(wait).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    rustix::event::poll(&mut fds, Some(&wait))?;
+    Ok(())
+}

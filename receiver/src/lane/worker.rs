@@ -1,0 +1,129 @@
+//! Workers: threads that decode blocks, hash them, compare them with the index, and write them into their packs.
+
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+use diodesync::fec::{Block, Codec, Collecting};
+use diodesync::id::BlockId;
+use diodesync::pack::PackStore;
+use diodesync::recv::BlockKey;
+use diodesync::wire::ObjectId;
+
+use super::Ledger;
+use super::ledger::Claim;
+
+/// What became of a block.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is in its pack; its buffer comes back.
+    Held(BlockId, Vec<u8>),
+    /// It is a source block of an index or a trust bundle.
+    Piece(BlockKey, Vec<u8>),
+    /// It is not the block that the index names, or could not be written; its buffer comes back.
+    Dropped(BlockKey, Vec<u8>),
+}
+
+/// A block with enough symbols.
+type Work = (BlockKey, Block<Collecting>);
+
+/// A few threads behind a bounded queue.
+#[derive(Debug)]
+pub struct Workers {
+    blocks: Option<SyncSender<Work>>,
+    outcomes: Receiver<Outcome>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+const THREADS: usize = 2;
+/// Blocks that wait for a worker. When they are more, the lane waits, and the kernel's buffer fills.
+const QUEUE: usize = 32;
+
+impl Workers {
+    /// Starts the threads.
+    pub fn start(packs: Arc<PackStore>, ledger: Arc<Ledger>) -> anyhow::Result<Self> {
+        let (blocks, queue) = sync_channel(QUEUE);
+        let (done, outcomes) = channel();
+        let queue = Arc::new(Mutex::new(queue));
+        let mut threads = Vec::new();
+        for number in 0..THREADS {
+            let worker = Worker { packs: packs.clone(), ledger: ledger.clone(), codec: Codec::default() };
+            let (queue, done) = (queue.clone(), done.clone());
+            let thread = std::thread::Builder::new().name(format!("decoder {number}"));
+            threads.push(
+                thread.spawn(move || worker.run(&queue, &done)).context("cannot start a decoder's thread")?,
+            );
+        }
+        Ok(Self { blocks: Some(blocks), outcomes, threads })
+    }
+
+    /// Has a block decoded.
+    pub fn decode(&self, key: BlockKey, block: Block<Collecting>) {
+        if let Some(blocks) = &self.blocks {
+            let _ = blocks.send((key, block));
+        }
+    }
+
+    /// The next outcome.
+    pub fn poll(&self) -> Option<Outcome> {
+        self.outcomes.try_recv().ok()
+    }
+
+    /// Waits until everything that was handed over is done.
+    pub fn finish(&mut self) {
+        self.blocks = None;
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+    }
+}
+
+struct Worker {
+    packs: Arc<PackStore>,
+    ledger: Arc<Ledger>,
+    codec: Codec,
+}
+
+impl Worker {
+    fn run(mut self, queue: &Mutex<Receiver<Work>>, done: &Sender<Outcome>) {
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok((key, block)) = next else { return };
+            if done.send(self.work(key, block)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn work(&mut self, key: BlockKey, block: Block<Collecting>) -> Outcome {
+        let Ok(block) = block.decode(&mut self.codec) else {
+            tracing::error!(object = %key.object, "it has enough symbols and cannot be decoded; it must come again");
+            return Outcome::Dropped(key, Vec::new());
+        };
+        let ObjectId::Block(id) = key.object else {
+            return Outcome::Piece(key, block.into_bytes());
+        };
+        let bytes = block.bytes().len() as u32;
+        let (hash, octets) = match self.ledger.claim(&id) {
+            Claim::Wanted(wanted) if wanted.bytes != bytes => {
+                tracing::warn!(block = %id, expected = wanted.bytes, found = bytes, "its length is not that in the index");
+                return Outcome::Dropped(key, block.into_bytes());
+            }
+            Claim::Wanted(wanted) => match block.verify(wanted.hash) {
+                Ok(block) => (block.hash(), block.into_bytes()),
+                Err((mismatch, buffer)) => {
+                    tracing::warn!(block = %id, %mismatch, "it is dropped");
+                    return Outcome::Dropped(key, buffer);
+                }
+            },
+            // Its index has not come yet: it is kept with its digest, and judged then.
+            Claim::Unknown => (block.hash(), block.into_bytes()),
+            Claim::NoRoom => return Outcome::Dropped(key, block.into_bytes()),
+        };
+        if let Err(error) = self.packs.write_at(id.pack, id.offset(), &octets) {
+            tracing::error!(%error, block = %id, "it came and cannot be written; it must come again");
+            return Outcome::Dropped(key, octets);
+        }
+        self.ledger.written(id, hash, bytes);
+        Outcome::Held(id, octets)
+    }
+}

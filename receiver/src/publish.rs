@@ -1,0 +1,477 @@
+//! The **publish** role: judges what arrived, and switches what is served.
+//!
+//! ```text
+//! inbox: trust bundle ──► TUF ──► index named by it ──► wanted blocks ──► blobs (SHA-256) ──► proofs ──► switch
+//! ```
+//!
+//! A release is published whole or not at all. One artifact that is refused holds it, with the reason, and what is
+//! served stays.
+
+mod arrival;
+mod facts;
+mod proof;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use diodesync::id::{BlockId, Channel, ReleaseNo, Sha256};
+use diodesync::journal::{Journal, Key, Record, SledJournal};
+use diodesync::pack::PackStore;
+use diodesync::release::index::{Index, NeededBlock};
+use diodesync::trust::{Bundle, Target, TrustState, target_name, verify, verify_timestamp};
+use diodesync::wire::{Beacon, ObjectId};
+use diodesync_control::{clock_ms, clock_s};
+
+use crate::handover::{Inbox, Notice, Order};
+use crate::lane::Ledger;
+use crate::serve::{Site, SiteHandle};
+use arrival::Arrival;
+pub use arrival::{ArrivalView, Stage};
+use facts::Facts;
+
+/// The longest time without a look at the inbox and the ledger.
+const TICK: Duration = Duration::from_millis(100);
+/// How often what was written is made durable while a release arrives.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+/// Blocks that are looked for before notices are looked at again.
+const RESCAN_SLICE: usize = 32;
+/// The time for which blobs are hashed before notices are looked at again.
+const HASHING_SLICE: Duration = Duration::from_millis(50);
+
+/// What the publisher's thread and the rest of the daemon share.
+#[derive(Debug)]
+pub struct PublishShared {
+    /// Set to end the thread.
+    pub stop: AtomicBool,
+    view: Mutex<View>,
+}
+
+/// What the publisher knows.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// What each channel serves.
+    pub published: BTreeMap<Channel, ReleaseNo>,
+    /// Releases that arrive, or were refused.
+    pub arrivals: Vec<ArrivalView>,
+    /// The newest beacon, and when it came by this side's clock.
+    pub beacon: Option<(Beacon, u64)>,
+    /// When the accepted TUF timestamp expires, seconds since 1970.
+    pub trust_expires_s: Option<u64>,
+    /// The newest reason why metadata or an index was refused.
+    pub refused: Option<String>,
+    /// Why the publisher cannot go on.
+    pub failure: Option<String>,
+}
+
+impl PublishShared {
+    /// For a publisher that is about to start.
+    pub fn new() -> Self {
+        Self { stop: AtomicBool::new(false), view: Mutex::default() }
+    }
+
+    /// What it knows.
+    pub fn view(&self) -> View {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What the publisher's thread needs.
+#[derive(Debug)]
+pub struct PublishInput {
+    /// The receiver's folder.
+    pub dir: PathBuf,
+    /// The root of trust from the pairing.
+    pub root: TrustState,
+    /// Bulk data.
+    pub packs: Arc<PackStore>,
+    /// Which blocks are there.
+    pub ledger: Arc<Ledger>,
+    /// Which blobs were checked.
+    pub journal: Arc<SledJournal>,
+    /// Objects that came.
+    pub inbox: Inbox,
+    /// Notices from the lane.
+    pub notices: Receiver<Notice>,
+    /// Orders to the lane.
+    pub orders: Sender<Order>,
+    /// What is served.
+    pub site: SiteHandle,
+}
+
+/// What is published at the start, before anything is judged: the facts, nothing else.
+pub fn restore_site(dir: &std::path::Path, packs: &Arc<PackStore>) -> anyhow::Result<Site> {
+    let facts = Facts::open(dir)?;
+    let mut releases = Vec::new();
+    for (channel, number) in facts.published()? {
+        releases.push(Arc::new(facts.index(&channel, number)?));
+    }
+    Site::new(releases, packs.clone()).context("what was published cannot be served")
+}
+
+/// Starts the publisher's thread.
+pub fn start(shared: Arc<PublishShared>, input: PublishInput) -> anyhow::Result<std::thread::JoinHandle<()>> {
+    let facts = Facts::open(&input.dir)?;
+    let trust = facts.trust()?.unwrap_or_else(|| input.root.clone());
+    let mut publisher = Publisher {
+        published: facts.published()?,
+        checked: Default::default(),
+        arrivals: BTreeMap::new(),
+        targets: BTreeMap::new(),
+        to_rescan: Vec::new(),
+        sender_ms: 0,
+        committed: Instant::now(),
+        facts,
+        trust,
+        shared,
+        input,
+    };
+    publisher.restore()?;
+    std::thread::Builder::new()
+        .name("publish".to_owned())
+        .spawn(move || publisher.run())
+        .context("cannot start the publisher's thread")
+}
+
+struct Publisher {
+    shared: Arc<PublishShared>,
+    input: PublishInput,
+    facts: Facts,
+    trust: TrustState,
+    /// Indexes that the accepted metadata names.
+    targets: BTreeMap<String, Target>,
+    published: BTreeMap<Channel, ReleaseNo>,
+    /// Releases that were accepted and are not published, the newest of each channel.
+    arrivals: BTreeMap<Channel, Arrival>,
+    /// Blobs whose SHA-256 was found right.
+    checked: std::collections::HashSet<Sha256>,
+    /// Blocks to be looked for in the packs.
+    to_rescan: Vec<NeededBlock>,
+    /// The newest authenticated clock of the sender.
+    sender_ms: u64,
+    committed: Instant,
+}
+
+impl Publisher {
+    /// Takes up what was accepted before.
+    fn restore(&mut self) -> anyhow::Result<()> {
+        for (key, _) in self.input.journal.scan(Key::CHECKED)? {
+            self.checked.extend(Key::checked_of(&key));
+        }
+        for (channel, number) in self.published.clone() {
+            let index = self.facts.index(&channel, number)?;
+            self.to_rescan.extend(self.input.ledger.want(index.blocks()));
+        }
+        if !self.to_rescan.is_empty() {
+            let blocks = self.to_rescan.len();
+            tracing::warn!(
+                blocks,
+                "blocks of published releases are not in the journal; looking for them in the packs"
+            );
+        }
+        if let Some(accepted) = &self.trust.accepted {
+            let bundle = Bundle {
+                roots: Vec::new(),
+                timestamp: accepted.timestamp.clone().into_bytes(),
+                snapshot: accepted.snapshot.clone().into_bytes(),
+                targets: accepted.targets.clone().into_bytes(),
+            };
+            // What was judged in its time is not judged again.
+            let (_, targets) =
+                verify(&self.trust, &bundle, accepted.judged_s).context("the fact file trust")?;
+            self.targets = targets;
+        }
+        for (channel, number) in self.facts.accepted()? {
+            if self.published.get(&channel).is_none_or(|published| number > *published) {
+                let index = self.facts.index(&channel, number)?;
+                self.accept(index);
+            }
+        }
+        self.update_view();
+        Ok(())
+    }
+
+    fn run(mut self) {
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            if let Err(error) = self.turn() {
+                let text = format!("{error:#}");
+                tracing::error!(error = text, "the publisher cannot go on; it tries again");
+                self.shared.view.lock().unwrap_or_else(PoisonError::into_inner).failure = Some(text);
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        }
+        if let Err(error) = self.input.ledger.commit() {
+            tracing::error!(%error, "what arrived last is not journalled; it is found again at the next start");
+        }
+    }
+
+    fn turn(&mut self) -> anyhow::Result<()> {
+        let is_busy = !self.to_rescan.is_empty() || self.arrivals.values().any(Arrival::has_work);
+        let wait = if is_busy { Duration::ZERO } else { TICK };
+        match self.input.notices.recv_timeout(wait) {
+            Ok(notice) => self.take(notice)?,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
+        }
+        while let Ok(notice) = self.input.notices.try_recv() {
+            self.take(notice)?;
+        }
+        self.rescan_some();
+        self.hash_some()?;
+        if self.committed.elapsed() >= COMMIT_INTERVAL {
+            self.input.ledger.commit()?;
+            self.committed = Instant::now();
+        }
+        self.publish_what_is_whole()?;
+        self.update_view();
+        Ok(())
+    }
+
+    fn take(&mut self, notice: Notice) -> anyhow::Result<()> {
+        match notice {
+            Notice::Object => self.judge_inbox(),
+            Notice::Held(blocks) => {
+                self.take_blocks(&blocks);
+                Ok(())
+            }
+            Notice::Beacon(beacon) => self.take_beacon(*beacon),
+        }
+    }
+
+    fn take_blocks(&mut self, blocks: &[BlockId]) {
+        let mut wrong = Vec::new();
+        for arrival in self.arrivals.values_mut() {
+            wrong.extend(blocks.iter().filter(|id| !arrival.block_was_written(id, &self.input.ledger)));
+        }
+        if !wrong.is_empty() {
+            let _ = self.input.orders.send(Order::Missing(wrong));
+        }
+    }
+
+    /// The time by which expiry is judged: the later of this side's clock and the sender's.
+    fn judging_s(&self) -> u64 {
+        clock_s().max(self.sender_ms / 1000)
+    }
+
+    fn take_beacon(&mut self, beacon: Beacon) -> anyhow::Result<()> {
+        self.sender_ms = self.sender_ms.max(beacon.clock_ms);
+        if !beacon.timestamp.is_empty() {
+            // Anything else is nothing new, or of a release whose metadata has not come yet.
+            if let Ok(Some(trust)) = verify_timestamp(&self.trust, &beacon.timestamp, self.judging_s()) {
+                self.facts.record_trust(&trust)?;
+                self.trust = trust;
+            }
+        }
+        for channel in &beacon.channels {
+            if let Some(arrival) = self.arrivals.get_mut(&channel.channel) {
+                arrival.take_rounds(channel);
+            }
+        }
+        self.shared.view.lock().unwrap_or_else(PoisonError::into_inner).beacon = Some((beacon, clock_ms()));
+        self.judge_inbox()
+    }
+
+    /// Trust first, then the indexes that it names.
+    fn judge_inbox(&mut self) -> anyhow::Result<()> {
+        let objects = self.input.inbox.list()?;
+        for object in &objects {
+            if let ObjectId::Trust(_) = object {
+                self.judge_trust(*object)?;
+            }
+        }
+        for object in objects {
+            if let ObjectId::Index(_) = object {
+                self.judge_index(object)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_trust(&mut self, object: ObjectId) -> anyhow::Result<()> {
+        let Some(octets) = self.input.inbox.read(object)? else { return Ok(()) };
+        let judged = Bundle::parse(&octets)
+            .map_err(anyhow::Error::from)
+            .and_then(|bundle| Ok(verify(&self.trust, &bundle, self.judging_s())?));
+        match judged {
+            Ok((trust, targets)) => {
+                if trust != self.trust {
+                    self.facts.record_trust(&trust)?;
+                    self.trust = trust;
+                }
+                self.targets = targets;
+                self.set_refused(None);
+            }
+            // It is judged once. What is refused for the clock comes again with the next timestamp.
+            Err(error) => {
+                tracing::warn!(%object, error = format!("{error:#}"), "refused");
+                self.set_refused(Some(format!("{object}: {error:#}")));
+            }
+        }
+        Ok(self.input.inbox.remove(object)?)
+    }
+
+    fn judge_index(&mut self, object: ObjectId) -> anyhow::Result<()> {
+        let Some(octets) = self.input.inbox.read(object)? else { return Ok(()) };
+        let digest = Sha256::of(&octets);
+        let target = self
+            .targets
+            .iter()
+            .find(|(_, target)| target.sha256 == digest && target.bytes == octets.len() as u64);
+        // It may have come before its metadata; what no metadata ever names goes when the channel moves on.
+        let Some((name, _)) = target.map(|(name, target)| (name.clone(), target.clone())) else {
+            return Ok(());
+        };
+        match Index::parse(&octets) {
+            Ok(index) if target_name(&index.channel, index.number) == name => {
+                let newest = self.newest(&index.channel);
+                if newest.is_some_and(|newest| index.number < newest) {
+                    let text = format!(
+                        "release {} {} is older than {}, the newest seen",
+                        index.channel,
+                        index.number,
+                        newest.map_or(0, |n| n.0)
+                    );
+                    tracing::warn!("{text}");
+                    self.set_refused(Some(text));
+                } else if newest != Some(index.number) {
+                    self.facts.record_index(&index)?;
+                    self.accept(index);
+                }
+            }
+            Ok(index) => {
+                let text =
+                    format!("the index named {name} says that it is {} {}", index.channel, index.number);
+                tracing::warn!("{text}");
+                self.set_refused(Some(text));
+            }
+            Err(error) => {
+                tracing::warn!(%object, %error, "refused");
+                self.set_refused(Some(format!("{name}: {error}")));
+            }
+        }
+        Ok(self.input.inbox.remove(object)?)
+    }
+
+    /// The newest release of a channel that was accepted.
+    fn newest(&self, channel: &Channel) -> Option<ReleaseNo> {
+        let arriving = self.arrivals.get(channel).map(|arrival| arrival.index().number);
+        arriving.max(self.published.get(channel).copied())
+    }
+
+    /// Begins to wait for the blocks of a release, in place of an unfinished one of its channel.
+    fn accept(&mut self, index: Index) {
+        let missing = self.input.ledger.want(index.blocks());
+        tracing::info!(
+            channel = %index.channel, release = index.number.0, artifacts = index.artifacts.len(),
+            blocks = index.blocks().count(), missing = missing.len(), "release accepted"
+        );
+        let arrival = Arrival::new(index, &self.input.ledger, &self.checked);
+        if let Some(old) = self.arrivals.insert(arrival.index().channel.clone(), arrival) {
+            tracing::info!(channel = %old.index().channel, release = old.index().number.0, "superseded unfinished");
+        }
+        let _ = self.input.orders.send(Order::Missing(missing.iter().map(|block| block.id).collect()));
+        self.to_rescan.extend(missing);
+    }
+
+    /// Looks for some blocks in the packs that the journal does not know of: what a crash left, or what a lost journal
+    /// knew.
+    fn rescan_some(&mut self) {
+        let rest = self.to_rescan.len().saturating_sub(RESCAN_SLICE);
+        let blocks = self.to_rescan.split_off(rest);
+        let found = self.input.ledger.rescan(&blocks);
+        if !found.is_empty() {
+            self.take_blocks(&found);
+            let _ = self.input.orders.send(Order::Done(found));
+        }
+    }
+
+    /// Hashes blobs whose blocks are all there, for a while.
+    fn hash_some(&mut self) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let mut rows = Vec::new();
+        for arrival in self.arrivals.values_mut() {
+            while started.elapsed() < HASHING_SLICE {
+                let Some(digest) = arrival.check_next(&self.input.packs)? else { break };
+                self.checked.insert(digest);
+                rows.push((
+                    Key::Checked(digest).encode(),
+                    Some(().to_value().map_err(diodesync::journal::JournalError::from)?),
+                ));
+            }
+        }
+        if !rows.is_empty() {
+            self.input.journal.apply(rows)?;
+        }
+        Ok(())
+    }
+
+    fn publish_what_is_whole(&mut self) -> anyhow::Result<()> {
+        let whole: Vec<Channel> =
+            self.arrivals.iter().filter(|(_, a)| a.is_whole()).map(|(channel, _)| channel.clone()).collect();
+        for channel in whole {
+            if let Err(why) = self.check_proofs(&channel) {
+                let text = format!("{why:#}");
+                tracing::warn!(%channel, why = text, "release refused");
+                if let Some(arrival) = self.arrivals.get_mut(&channel) {
+                    arrival.refuse(text);
+                }
+                continue;
+            }
+            self.switch(&channel)?;
+        }
+        Ok(())
+    }
+
+    fn check_proofs(&self, channel: &Channel) -> anyhow::Result<()> {
+        let Some(arrival) = self.arrivals.get(channel) else { return Ok(()) };
+        proof::check(arrival.index(), &self.input.packs)?;
+        self.site_with(channel, arrival.index()).map(|_| ())
+    }
+
+    /// What would be served if this release was published.
+    fn site_with(&self, channel: &Channel, index: &Arc<Index>) -> anyhow::Result<Site> {
+        let served = self.input.site.load();
+        let (before, others): (Vec<_>, Vec<_>) =
+            served.releases().iter().cloned().partition(|release| release.channel == *channel);
+        let site = Site::new(others.into_iter().chain([index.clone()]).collect(), self.input.packs.clone())?;
+        // Clients in the middle of a download still find what they were told of.
+        Ok(site.keeping(before))
+    }
+
+    /// The switch: the fact, then what is served.
+    fn switch(&mut self, channel: &Channel) -> anyhow::Result<()> {
+        let Some(arrival) = self.arrivals.get(channel) else { return Ok(()) };
+        let index = arrival.index().clone();
+        self.input.ledger.commit()?;
+        if let Some(lacking) = index.blocks().find(|block| !self.input.ledger.holds(block)) {
+            bail!(
+                "block {} of release {} was there and is not any more; this is a bug",
+                lacking.id,
+                index.number
+            );
+        }
+        let site = self.site_with(channel, &index)?;
+        self.facts.record_published(channel, index.number)?;
+        self.input.site.switch(Arc::new(site));
+        self.published.insert(channel.clone(), index.number);
+        self.arrivals.remove(channel);
+        tracing::info!(%channel, release = index.number.0, artifacts = index.artifacts.len(), "published");
+        Ok(())
+    }
+
+    fn set_refused(&self, why: Option<String>) {
+        self.shared.view.lock().unwrap_or_else(PoisonError::into_inner).refused = why;
+    }
+
+    fn update_view(&self) {
+        let mut view = self.shared.view.lock().unwrap_or_else(PoisonError::into_inner);
+        view.published = self.published.clone();
+        view.arrivals = self.arrivals.values().map(Arrival::view).collect();
+        view.trust_expires_s = self.trust.expires_s();
+        view.failure = None;
+    }
+}

@@ -1,0 +1,226 @@
+//! A release on its way: which blocks are there, which blobs were found right.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use diodesync::id::{BlockId, BlockNo, Channel, ReleaseNo, Sha256};
+use diodesync::limits::BLOCK_BYTES;
+use diodesync::pack::{Blobs, PackError, PackStore};
+use diodesync::release::index::{Index, NeededBlock};
+use diodesync::wire::BeaconChannel;
+use sha2::Digest;
+
+use crate::lane::Ledger;
+
+/// Octets that are read at once for hashing.
+const READ_BYTES: usize = 1 << 18;
+
+/// Where a release stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// Blocks are missing.
+    Arriving,
+    /// Blocks are missing, and the sender's last round is over.
+    Incomplete,
+    /// All blocks are there; blobs are being hashed.
+    Checking,
+    /// It will not be published, for this reason.
+    Refused(String),
+}
+
+/// A release that was accepted and is not published.
+#[derive(Debug)]
+pub struct Arrival {
+    index: Arc<Index>,
+    blocks_needed: usize,
+    bytes_needed: u64,
+    /// Blocks that are not there.
+    lacking: HashMap<BlockId, NeededBlock>,
+    lacking_bytes: u64,
+    /// Blobs that lie in a block that is not there.
+    waiting: HashMap<BlockId, Vec<Sha256>>,
+    /// Blocks that a blob waits for.
+    left: HashMap<Sha256, usize>,
+    /// Blobs that can be hashed, in the order in which they became whole.
+    ready: VecDeque<Sha256>,
+    checked: usize,
+    rounds: (u8, u8),
+    refused: Option<String>,
+}
+
+/// What others see of an arrival.
+#[derive(Debug, Clone)]
+pub struct ArrivalView {
+    /// The channel.
+    pub channel: Channel,
+    /// The number.
+    pub number: ReleaseNo,
+    /// Where it stands.
+    pub stage: Stage,
+    /// Artifacts.
+    pub artifacts: usize,
+    /// Blocks that it needs, and those that are there.
+    pub blocks: (usize, usize),
+    /// Octets of them.
+    pub bytes: (u64, u64),
+    /// What is not there.
+    pub lacking: Arc<Lacking>,
+}
+
+/// What a release lacks, named exactly.
+#[derive(Debug, Clone, Default)]
+pub struct Lacking {
+    /// Blocks.
+    pub blocks: Vec<BlockId>,
+    /// Artifacts that lie in them.
+    pub artifacts: Vec<String>,
+}
+
+impl Arrival {
+    /// For an index that was just accepted.
+    pub fn new(index: Index, ledger: &Ledger, checked: &HashSet<Sha256>) -> Self {
+        let lacking: HashMap<_, _> =
+            index.blocks().filter(|block| !ledger.holds(block)).map(|block| (block.id, block)).collect();
+        let mut arrival = Self {
+            blocks_needed: index.blocks().count(),
+            bytes_needed: index.blocks().map(|block| u64::from(block.bytes)).sum(),
+            lacking_bytes: lacking.values().map(|block| u64::from(block.bytes)).sum(),
+            lacking,
+            waiting: HashMap::new(),
+            left: HashMap::new(),
+            ready: VecDeque::new(),
+            checked: 0,
+            rounds: (0, 0),
+            refused: None,
+            index: Arc::new(index),
+        };
+        // In the order of the packs, so that reading is sequential.
+        let mut blobs: Vec<_> = arrival.index.blobs.iter().collect();
+        blobs.sort_by_key(|(_, blob)| blob.extents.first().map(|extent| (extent.pack, extent.offset)));
+        for (digest, blob) in blobs {
+            let blocks = blob.extents.iter().flat_map(|extent| {
+                let block = BLOCK_BYTES as u64;
+                let last = (extent.offset + extent.bytes.max(1) - 1) / block;
+                let pack = extent.pack;
+                (extent.offset / block..=last)
+                    .map(move |number| BlockId { pack, block: BlockNo(number as u32) })
+            });
+            let lacking: HashSet<BlockId> = blocks.filter(|id| arrival.lacking.contains_key(id)).collect();
+            if !lacking.is_empty() {
+                arrival.left.insert(*digest, lacking.len());
+                lacking.into_iter().for_each(|id| arrival.waiting.entry(id).or_default().push(*digest));
+            } else if checked.contains(digest) {
+                arrival.checked += 1;
+            } else {
+                arrival.ready.push_back(*digest);
+            }
+        }
+        arrival
+    }
+
+    /// The index.
+    pub fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
+    /// Looks whether a block that was written is the one that is needed; says no only if another one is in its place.
+    pub fn block_was_written(&mut self, id: &BlockId, ledger: &Ledger) -> bool {
+        let Some(block) = self.lacking.get(id).copied() else { return true };
+        // It may have been written before this release named it, and be another one.
+        if !ledger.holds(&block) {
+            return false;
+        }
+        self.lacking.remove(id);
+        self.lacking_bytes -= u64::from(block.bytes);
+        for digest in self.waiting.remove(id).unwrap_or_default() {
+            let Some(left) = self.left.get_mut(&digest) else { continue };
+            *left -= 1;
+            if *left == 0 {
+                self.left.remove(&digest);
+                self.ready.push_back(digest);
+            }
+        }
+        true
+    }
+
+    /// Whether there is a blob to be hashed.
+    pub fn has_work(&self) -> bool {
+        self.refused.is_none() && !self.ready.is_empty()
+    }
+
+    /// Hashes the next blob and returns its digest. A blob that is another one refuses the release.
+    pub fn check_next(&mut self, packs: &PackStore) -> Result<Option<Sha256>, PackError> {
+        if self.refused.is_some() {
+            return Ok(None);
+        }
+        let Some(digest) = self.ready.pop_front() else { return Ok(None) };
+        let Some(blob) = self.index.blobs.get(&digest) else { return Ok(None) };
+        let mut hasher = sha2::Sha256::new();
+        let mut buffer = vec![0; READ_BYTES.min(usize::try_from(blob.bytes).unwrap_or(READ_BYTES))];
+        let mut at = 0;
+        while at < blob.bytes {
+            let read = packs.read_blob(blob, at, &mut buffer)?;
+            hasher.update(buffer.get(..read).unwrap_or_default());
+            at += read as u64;
+        }
+        let found = Sha256(hasher.finalize().into());
+        if found != digest {
+            self.refuse(format!(
+                "a blob has SHA-256 {found}, the signed index says {digest}: the sender's packs were damaged before they \
+                 were signed; submit the artifact there again"
+            ));
+            return Ok(None);
+        }
+        self.checked += 1;
+        Ok(Some(digest))
+    }
+
+    /// Whether everything is there and was found right.
+    pub fn is_whole(&self) -> bool {
+        self.refused.is_none() && self.lacking.is_empty() && self.checked == self.index.blobs.len()
+    }
+
+    /// Holds the release for a reason.
+    pub fn refuse(&mut self, why: String) {
+        self.refused = Some(why);
+    }
+
+    /// Takes what a beacon says of the channel.
+    pub fn take_rounds(&mut self, beacon: &BeaconChannel) {
+        if beacon.newest == self.index.number {
+            self.rounds = (beacon.rounds_done, beacon.rounds);
+        }
+    }
+
+    /// What others see.
+    pub fn view(&self) -> ArrivalView {
+        let is_over = self.rounds.1 > 0 && self.rounds.0 >= self.rounds.1;
+        let stage = match &self.refused {
+            Some(why) => Stage::Refused(why.clone()),
+            None if self.lacking.is_empty() => Stage::Checking,
+            None if is_over => Stage::Incomplete,
+            None => Stage::Arriving,
+        };
+        let needed = (self.blocks_needed, self.bytes_needed);
+        ArrivalView {
+            channel: self.index.channel.clone(),
+            number: self.index.number,
+            artifacts: self.index.artifacts.len(),
+            blocks: (needed.0, needed.0 - self.lacking.len()),
+            bytes: (needed.1, needed.1 - self.lacking_bytes),
+            // Naming it all takes time, and while blocks still come it says nothing.
+            lacking: if stage == Stage::Incomplete { Arc::new(self.lacking()) } else { Arc::default() },
+            stage,
+        }
+    }
+
+    fn lacking(&self) -> Lacking {
+        let mut blocks: Vec<BlockId> = self.lacking.keys().copied().collect();
+        blocks.sort_unstable();
+        let artifacts = self.index.artifacts.iter().filter(|(name, kind)| {
+            let artifact = diodesync::release::Artifact { name: (*name).clone(), kind: (*kind).clone() };
+            artifact.blobs().iter().any(|digest| self.left.contains_key(digest))
+        });
+        Lacking { blocks, artifacts: artifacts.map(|(name, _)| name.to_string()).collect() }
+    }
+}

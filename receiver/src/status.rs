@@ -1,0 +1,261 @@
+//! `status` and `missing`: what the receiver has, and what it lacks, for programs and for people.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use diodesync::id::{BlockId, Channel, LinkId, PackId, ReleaseNo};
+use diodesync::quantity::{BitsPerS, Bytes, Span};
+use serde::{Deserialize, Serialize};
+
+/// The whole answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Always `receiver`.
+    pub side: String,
+    /// The program's version.
+    pub version: String,
+    /// The link.
+    pub link: LinkId,
+    /// The receiver's clock, milliseconds since 1970.
+    pub clock_ms: u64,
+    /// The sender's clock less the receiver's, milliseconds, when the newest beacon came.
+    pub skew_ms: Option<i64>,
+    /// When the accepted metadata expires, seconds since 1970.
+    pub trust_expires_s: Option<u64>,
+    /// Lanes.
+    pub lanes: Vec<LaneStatus>,
+    /// Channels.
+    pub channels: Vec<ChannelStatus>,
+    /// What needs an operator.
+    pub alarms: Vec<Alarm>,
+}
+
+/// A lane.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LaneStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub listen: String,
+    /// The accepted session.
+    pub session: Option<u64>,
+    /// The rate over the last moments.
+    pub rate_bits_per_s: u64,
+    /// Datagrams that came.
+    pub received: u64,
+    /// Octets of them.
+    pub received_bytes: u64,
+    /// Datagrams that were sent and never came, before decoding.
+    pub lost: u64,
+    /// Datagrams that changed nothing: the sum of the next four.
+    pub rejected: u64,
+    /// Not of this protocol, or cut off.
+    pub malformed: u64,
+    /// Not authentic.
+    pub forged: u64,
+    /// Came before.
+    pub replayed: u64,
+    /// Of a session that is not accepted.
+    pub other_session: u64,
+    /// Symbols that were there already, or that a complete block did not need.
+    pub duplicates: u64,
+    /// Source symbols that repair symbols replaced.
+    pub repaired: u64,
+    /// Blocks that were complete.
+    pub blocks: u64,
+    /// Blocks that decoded to something else than the index names.
+    pub mismatched: u64,
+    /// Blocks that are being collected.
+    pub collecting: usize,
+    /// Datagrams that the kernel dropped because its buffer was full.
+    pub kernel_drops: u64,
+    /// Octets of the kernel's buffer, as granted.
+    pub buffer_bytes: usize,
+    /// When the last authentic datagram came, milliseconds since 1970.
+    pub last_ms: Option<u64>,
+}
+
+/// A channel.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChannelStatus {
+    /// Its name.
+    pub channel: Channel,
+    /// The release that is served.
+    pub published: Option<ReleaseNo>,
+    /// The sender's newest release, by its beacon.
+    pub newest: Option<ReleaseNo>,
+    /// Releases that are served or on their way.
+    pub releases: Vec<ReleaseStatus>,
+}
+
+/// A release.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReleaseStatus {
+    /// Its number.
+    pub number: ReleaseNo,
+    /// arriving, checking, published, incomplete (the last round is over and something is lacking) or refused.
+    pub state: String,
+    /// Artifacts.
+    pub artifacts: usize,
+    /// Blocks that it needs.
+    pub blocks_needed: usize,
+    /// Blocks of them that are there.
+    pub blocks_held: usize,
+    /// Octets that it needs.
+    pub bytes_needed: u64,
+    /// Octets of them that are there.
+    pub bytes_held: u64,
+    /// Why it is refused.
+    pub reason: Option<String>,
+}
+
+/// What needs an operator.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Alarm {
+    /// What kind, for programs.
+    pub id: String,
+    /// What is wrong and what to do.
+    pub text: String,
+}
+
+/// The answer of `missing`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Missing {
+    /// Releases that are not whole although all their rounds are over.
+    pub releases: Vec<MissingRelease>,
+}
+
+/// What a release lacks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MissingRelease {
+    /// The channel.
+    pub channel: Channel,
+    /// The number.
+    pub number: ReleaseNo,
+    /// Whether not even the index came.
+    pub index: bool,
+    /// Blocks, as `PACK/FIRST-LAST`.
+    pub blocks: Vec<String>,
+    /// Octets of them at most.
+    pub block_count: usize,
+    /// Artifacts that lie in them.
+    pub artifacts: Vec<String>,
+}
+
+/// Joins neighbouring blocks of a pack; `blocks` are sorted.
+pub fn ranges(blocks: &[BlockId]) -> Vec<String> {
+    let mut runs: Vec<(PackId, u32, u32)> = Vec::new();
+    for BlockId { pack, block } in blocks {
+        match runs.last_mut() {
+            Some((last_pack, _, end)) if last_pack == pack && *end + 1 == block.0 => *end = block.0,
+            _ => runs.push((*pack, block.0, block.0)),
+        }
+    }
+    let text = |(pack, first, last): (PackId, u32, u32)| match first == last {
+        true => format!("{pack}/{first}"),
+        false => format!("{pack}/{first}-{last}"),
+    };
+    runs.into_iter().map(text).collect()
+}
+
+impl Missing {
+    /// For people.
+    pub fn to_text(&self) -> String {
+        if self.releases.is_empty() {
+            return "nothing is missing\n".to_owned();
+        }
+        let mut out = String::new();
+        for release in &self.releases {
+            let _ = writeln!(out, "channel {} release {}", release.channel, release.number);
+            if release.index {
+                let _ = writeln!(out, "  its index never came");
+            } else {
+                let _ = writeln!(out, "  {} blocks: {}", release.block_count, release.blocks.join(" "));
+                for artifact in &release.artifacts {
+                    let _ = writeln!(out, "  {artifact}");
+                }
+            }
+            let _ = writeln!(
+                out,
+                "  on the low side, send everything again: diode-sender release --full --channel {}",
+                release.channel
+            );
+        }
+        out
+    }
+}
+
+impl Status {
+    /// For people.
+    pub fn to_text(&self) -> String {
+        let mut out = String::new();
+        let _ = writeln!(out, "Diodesync receiver {}, link {}", self.version, self.link);
+        for lane in &self.lanes {
+            let silence = lane.last_ms.map_or("nothing came yet".to_owned(), |last| {
+                let ago = Duration::from_millis(self.clock_ms.saturating_sub(last));
+                format!("last datagram {} ago", Span(ago))
+            });
+            let _ = writeln!(
+                out,
+                "\nlane {} on {}\n  rate      {}, {silence}\n  received  {} datagrams, {}\n  lost      {} before decoding, \
+                 {} symbols repaired, {} blocks complete, {} wrong\n  rejected  {}: {} malformed, {} forged, {} replayed, \
+                 {} of another session\n  kernel    {} dropped, buffer {}",
+                lane.name,
+                lane.listen,
+                BitsPerS(lane.rate_bits_per_s),
+                lane.received,
+                Bytes(lane.received_bytes),
+                lane.lost,
+                lane.repaired,
+                lane.blocks,
+                lane.mismatched,
+                lane.rejected,
+                lane.malformed,
+                lane.forged,
+                lane.replayed,
+                lane.other_session,
+                lane.kernel_drops,
+                Bytes(lane.buffer_bytes as u64)
+            );
+        }
+        for channel in &self.channels {
+            let _ = writeln!(out, "\nchannel {}", channel.channel);
+            for release in &channel.releases {
+                let _ = writeln!(
+                    out,
+                    "  release {} {}: {} artifacts, {} of {} blocks, {} of {}{}",
+                    release.number,
+                    release.state,
+                    release.artifacts,
+                    release.blocks_held,
+                    release.blocks_needed,
+                    Bytes(release.bytes_held),
+                    Bytes(release.bytes_needed),
+                    release.reason.as_ref().map(|reason| format!("\n    {reason}")).unwrap_or_default()
+                );
+            }
+            if channel.releases.is_empty() {
+                let _ = writeln!(out, "  nothing yet");
+            }
+        }
+        for alarm in &self.alarms {
+            let _ = writeln!(out, "\nALARM {}: {}", alarm.id, alarm.text);
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diodesync::id::BlockNo;
+
+    use super::*;
+
+    #[test]
+    fn neighbouring_blocks_are_joined() {
+        let block = |pack: u8, number| BlockId { pack: PackId([pack; 8]), block: BlockNo(number) };
+        let blocks = [block(1, 3), block(1, 4), block(1, 5), block(1, 9), block(2, 10)];
+        let expected = ["0101010101010101/3-5", "0101010101010101/9", "0202020202020202/10"];
+        assert_eq!(ranges(&blocks), expected);
+    }
+}
