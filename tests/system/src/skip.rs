@@ -25,8 +25,9 @@ impl Skip {
 
     /// Prints `SKIPPED: what: reason` past the test runner's capture of output.
     pub fn announce(&self, what: &str) {
-        // A handle is not captured, the macros are.
-        let _ = writeln!(std::io::stderr().lock(), "SKIPPED: {what}: {}", self.reason);
+        // A handle is not captured, the macros are. One write on a line of its own, whatever the runner prints beside it.
+        let line = format!("\nSKIPPED: {what}: {}\n", self.reason);
+        let _ = std::io::stderr().write_all(line.as_bytes());
     }
 
     /// [`Skip::announce`], but a curable reason fails the test under `CI=true`.

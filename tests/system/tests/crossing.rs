@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use diodesync_system::mirror::Mirror;
 use diodesync_system::netns::{Family, Gap};
 use diodesync_system::prng::Prng;
 use diodesync_system::provider::{OTHER_PLATFORM, ProviderRelease, Publisher, host_platform};
@@ -187,23 +188,43 @@ fn install(pair: &Pair, work: &Path, releases: &[&ProviderRelease; 2]) {
             check_zip_hashes(second, &lock);
         }
         project.init(&["-lockfile=readonly"]).unwrap();
+        if via_mirror {
+            check_mirror_document(&mut mirror, quoted_after(&rc, "url").unwrap(), second, &lock);
+        }
     }
 }
 
 fn check_installed(project: &Project, release: &ProviderRelease, said: &str, via_mirror: bool) {
     let installed = project.installed(&release.version, host_platform()).unwrap();
     assert_eq!(installed, release.executable_digest);
-    if !via_mirror {
-        // Terraform itself has checked the publisher's signature.
-        assert!(said.contains(&format!("key ID {}", release.key_id)), "{said}");
-    }
     let lock = project.lock().unwrap();
     assert_eq!(lock.version, release.version);
     assert!(!lock.of("h1").is_empty(), "{lock:?}");
-    // Of what a mirror says, terraform 1.11 writes down only the h1: that it has computed itself; the zh: of all
-    // platforms come from signed sums.
     if !via_mirror {
+        // Terraform itself has checked the publisher's signature, and so it takes the digests of all platforms.
+        assert!(said.contains(&format!("key ID {}", release.key_id)), "{said}");
         check_zip_hashes(release, &lock);
+    }
+}
+
+/// Terraform records what a mirror says of other platforms only if it could check a signature, which the mirror
+/// protocol has none of: its lock file has the `h1:` that it computed itself. So the mirror's own document is looked at
+/// for the `zh:` of every archive, and for the same `h1:` as Terraform's.
+fn check_mirror_document(mirror: &mut Mirror, url: &str, release: &ProviderRelease, lock: &terraform::Lock) {
+    let document =
+        mirror.https.get_ok(&format!("{url}{SOURCE}/{}.json", release.version)).unwrap().json().unwrap();
+    for (zip, platform) in release.zips.iter().zip([host_platform(), OTHER_PLATFORM]) {
+        let hashes = document["archives"][platform]["hashes"].as_array().unwrap();
+        let has = |hash: String| hashes.iter().any(|offered| *offered == hash.as_str());
+        assert!(
+            has(format!("zh:{}", tree::digest(zip).unwrap().0)),
+            "no zh: of {} in {document}",
+            zip.display()
+        );
+        assert!(
+            lock.of("h1").iter().any(|h1| has(format!("h1:{h1}"))),
+            "another h1: in {document} than in {lock:?}"
+        );
     }
 }
 

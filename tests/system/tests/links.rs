@@ -1,6 +1,7 @@
 //! The paths themselves: what the other tests stand on has to be true first.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use diodesync_system::netns::{Family, Gap};
@@ -9,42 +10,74 @@ use diodesync_system::weather::{Link, Weather};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn far_end() -> (UdpSocket, SocketAddr) {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+/// A socket with as large a buffer as the kernel grants, which gives up soon after the last datagram.
+fn bind(address: impl std::net::ToSocketAddrs) -> UdpSocket {
+    let socket = UdpSocket::bind(address).unwrap();
     rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 16 << 20)
         .or_else(|_| rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 16 << 20))
         .unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    socket
+}
+
+fn far_end() -> (UdpSocket, SocketAddr) {
+    let socket = bind((Ipv4Addr::LOCALHOST, 0));
     let address = socket.local_addr().unwrap();
     (socket, address)
 }
 
-/// Sends `count` numbered datagrams at a rate that any buffer survives; each is a number and its complement.
-fn send_numbered(socket: &UdpSocket, to: SocketAddr, count: u64) {
+/// Sends `count` numbered datagrams, each a number and its complement. After every 32, `pace` may wait.
+fn send_numbered(socket: &UdpSocket, to: SocketAddr, count: u64, pace: impl Fn(u64)) {
     for number in 0..count {
         let mut datagram = [0; 1400];
         datagram[..8].copy_from_slice(&number.to_le_bytes());
         datagram[8..16].copy_from_slice(&(!number).to_le_bytes());
         socket.send_to(&datagram, to).unwrap();
         if number % 32 == 31 {
-            std::thread::sleep(Duration::from_millis(1));
+            pace(number + 1);
         }
     }
 }
 
-/// Sends while the other end receives, so that no buffer has to hold it all.
-fn cross(low: &UdpSocket, to: SocketAddr, count: u64, high: &UdpSocket) -> (Vec<u64>, u64) {
+/// Sends `count` datagrams through `link` to `high`, never more at once than the smallest buffer holds: what is lost
+/// is lost by the weather.
+fn cross(link: &Link, count: u64, high: &UdpSocket) -> (Vec<u64>, u64) {
+    let low = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let got = AtomicU64::new(0);
+    let pace = |sent| {
+        let start = Instant::now();
+        loop {
+            let counts = link.counts();
+            let under_way = counts.forwarded.saturating_sub(got.load(Ordering::Relaxed));
+            if counts.received >= sent && under_way <= 48 {
+                return;
+            }
+            assert!(
+                start.elapsed() < 10 * SECOND,
+                "the link does not keep up: {counts:?}, {under_way} under way"
+            );
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    };
     std::thread::scope(|scope| {
-        scope.spawn(|| send_numbered(low, to, count));
-        receive_numbered(high)
+        let sender = scope.spawn(|| send_numbered(&low, link.entry(), count, pace));
+        receive_numbered(high, &got, || sender.is_finished())
     })
 }
 
 /// Receives until nothing comes any more: the numbers of datagrams that are whole, and how many are not.
-fn receive_numbered(socket: &UdpSocket) -> (Vec<u64>, u64) {
+fn receive_numbered(socket: &UdpSocket, got: &AtomicU64, is_sent: impl Fn() -> bool) -> (Vec<u64>, u64) {
     let (mut numbers, mut broken) = (Vec::new(), 0);
     let mut buffer = [0; 10_000];
-    while let Ok(length) = socket.recv(&mut buffer) {
+    loop {
+        // Looked at before the read, so that what was sent last is still waited for.
+        let was_sent = is_sent();
+        let length = match socket.recv(&mut buffer) {
+            Ok(length) => length,
+            Err(_) if was_sent => return (numbers, broken),
+            Err(_) => continue,
+        };
+        got.fetch_add(1, Ordering::Relaxed);
         let word = |at: usize| u64::from_le_bytes(buffer[at..at + 8].try_into().unwrap());
         if length == 1400 && word(0) == !word(8) && buffer[16..1400].iter().all(|octet| *octet == 0) {
             numbers.push(word(0));
@@ -52,15 +85,13 @@ fn receive_numbered(socket: &UdpSocket) -> (Vec<u64>, u64) {
             broken += 1;
         }
     }
-    (numbers, broken)
 }
 
 #[test]
 fn clear_weather_passes_everything_in_order() {
     let (high, to) = far_end();
     let link = Link::open(to, Weather::clear()).unwrap();
-    let low = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let (numbers, broken) = cross(&low, link.entry(), 2000, &high);
+    let (numbers, broken) = cross(&link, 2000, &high);
     assert_eq!((numbers, broken), ((0..2000).collect(), 0));
     let counts = link.counts();
     assert_eq!((counts.received, counts.forwarded, counts.dropped, counts.back), (2000, 2000, 0, 0));
@@ -70,8 +101,7 @@ fn clear_weather_passes_everything_in_order() {
 fn foul_weather_does_all_of_it_and_counts_it() {
     let (high, to) = far_end();
     let link = Link::open(to, Weather { burst: 0.002, ..Weather::foul(42) }).unwrap();
-    let low = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let (numbers, broken) = cross(&low, link.entry(), 20_000, &high);
+    let (numbers, broken) = cross(&link, 20_000, &high);
     let counts = link.counts();
     for (what, count) in [
         ("dropped", counts.dropped),
@@ -100,8 +130,7 @@ fn the_same_seed_is_the_same_weather() {
     let once = || {
         let (high, to) = far_end();
         let link = Link::open(to, Weather::lossy(7)).unwrap();
-        let low = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        cross(&low, link.entry(), 3000, &high).0
+        cross(&link, 3000, &high).0
     };
     let numbers = once();
     assert!((2880..2990).contains(&numbers.len()), "{} of 3000 passed 2 % loss", numbers.len());
@@ -124,13 +153,10 @@ fn what_the_high_side_sends_is_counted_and_goes_nowhere() {
 fn a_pulled_cable_carries_nothing() {
     let (high, to) = far_end();
     let link = Link::open(to, Weather::clear()).unwrap();
-    let low = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     link.cut(true);
-    send_numbered(&low, link.entry(), 10);
-    assert_eq!(receive_numbered(&high).0.len(), 0);
+    assert_eq!(cross(&link, 10, &high).0.len(), 0);
     link.cut(false);
-    send_numbered(&low, link.entry(), 10);
-    assert_eq!(receive_numbered(&high).0.len(), 10);
+    assert_eq!(cross(&link, 10, &high).0.len(), 10);
 }
 
 /// Not a promise, a measurement: how fast the userspace link passes 2 % loss. `--ignored --nocapture` shows it.
@@ -190,13 +216,12 @@ fn gap(family: Family) {
         Ok(gap) => gap,
         Err(skip) => return skip.announce_or_fail_in_ci("the path between two network namespaces"),
     };
-    let bind = |ip| UdpSocket::bind(SocketAddr::from((ip, 7400)));
-    let high = gap.in_high(|| Ok(bind(gap.high_ip())?)).unwrap();
-    high.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    let low = gap.in_low(|| Ok(bind(gap.low_ip())?)).unwrap();
-    low.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let high = gap.in_high(|| Ok(bind((gap.high_ip(), 7400)))).unwrap();
+    let low = gap.in_low(|| Ok(bind((gap.low_ip(), 7400)))).unwrap();
 
-    let (numbers, broken) = cross(&low, high.local_addr().unwrap(), 3000, &high);
+    // Only root comes here, so the buffer holds them all.
+    send_numbered(&low, high.local_addr().unwrap(), 3000, |_| {});
+    let (numbers, broken) = receive_numbered(&high, &AtomicU64::new(0), || true);
     assert_eq!(broken, 0);
     assert!((2850..2999).contains(&numbers.len()), "{} of 3000 passed 2 % loss", numbers.len());
     // On IPv6 the low side's kernel also says which multicast groups it listens to; that way is open.
@@ -209,8 +234,11 @@ fn gap(family: Family) {
     assert!(answer.is_err() || gap.back_attempts().unwrap() == 1);
     assert_eq!(gap.back_attempts().unwrap(), 1);
     assert!(low.recv(&mut [0; 16]).is_err());
-    // Neither does what the kernel would say by itself to a closed port.
-    low.send_to(b"nobody is there", (gap.high_ip(), 9)).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
-    assert_eq!((gap.back_attempts().unwrap(), gap.back_arrivals().unwrap()), (2, 0));
+    // Neither does what the kernel would say by itself to a closed port. (The first question may be lost.)
+    wait_for("the kernel answers", 10 * SECOND, || {
+        low.send_to(b"nobody is there", (gap.high_ip(), 9))?;
+        Ok((gap.back_attempts()? > 1).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(gap.back_arrivals().unwrap(), 0);
 }
