@@ -95,7 +95,7 @@ pub struct Intake {
     opener: Option<Opener>,
     /// The accepted SESSION datagram, which is not checked again.
     offer: Vec<u8>,
-    /// The first sequence number of the session that came, from which on losses count.
+    /// The least sequence number of the session that came, from which on losses count.
     first_sequence: Option<u64>,
     budget: CheckBudget,
     /// The sequence number of the session's newest beacon. The sender's clock may be set back; this never is.
@@ -162,7 +162,9 @@ impl Intake {
                 let opener = self.opener.as_mut().ok_or(Reject::NoSession)?;
                 let sequence = sealed.header.sequence;
                 let plain = opener.open(sealed)?;
-                let first = *self.first_sequence.get_or_insert(sequence);
+                // The first to come need not be the first that was sent.
+                let first = self.first_sequence.map_or(sequence, |first| first.min(sequence));
+                self.first_sequence = Some(first);
                 self.stats.authentic += 1;
                 self.stats.authentic_in_session += 1;
                 self.stats.sent_in_session = opener.sent_at_least().saturating_sub(first);
@@ -286,5 +288,16 @@ mod tests {
             matches!(intake.handle_datagram(now, &mut newest), Ok(Intaken::Beacon(b)) if b.clock_ms == 100)
         );
         assert!(matches!(intake.handle_datagram(now, &mut overtaken), Ok(Intaken::OldBeacon)));
+    }
+
+    #[test]
+    fn what_is_overtaken_hides_no_loss() {
+        let now = Instant::now();
+        let (mut intake, mut sealer) = joined(now);
+        let mut sent: Vec<_> = (0..10).map(|ms| beacon(&mut sealer, ms)).collect();
+        for at in [4, 0, 1, 2, 9] {
+            intake.handle_datagram(now, &mut sent[at]).unwrap();
+        }
+        assert_eq!(intake.stats().lost(), 5, "3, 5, 6, 7 and 8");
     }
 }
