@@ -36,7 +36,7 @@ pub enum Action {
 /// Counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CollectorStats {
-    /// Symbols that were new.
+    /// Symbols that were new. One of a spilled block is taken for new until the others are back.
     pub symbols: u64,
     /// Symbols that were there already.
     pub duplicates: u64,
@@ -112,7 +112,11 @@ impl Collector {
         if !self.entries.contains_key(&key) {
             self.open(now, key);
         }
-        self.add(now, key, esi, symbol);
+        match self.add(now, key, esi, symbol) {
+            Some(Added::Duplicate) => self.stats.duplicates += 1,
+            Some(Added::New | Added::Enough) => self.stats.symbols += 1,
+            None => {}
+        }
     }
 
     /// Gives back symbols that were spilled.
@@ -132,7 +136,8 @@ impl Collector {
             if !self.entries.contains_key(&key) {
                 break;
             }
-            self.add(now, key, esi, symbol);
+            // Counted already, when it came over the lane.
+            let _ = self.add(now, key, esi, symbol);
         }
     }
 
@@ -151,23 +156,20 @@ impl Collector {
         }
     }
 
-    fn add(&mut self, now: Instant, key: BlockKey, esi: Esi, symbol: &[u8]) {
-        let Some(entry) = self.entries.get_mut(&key) else { return };
+    fn add(&mut self, now: Instant, key: BlockKey, esi: Esi, symbol: &[u8]) -> Option<Added> {
+        let entry = self.entries.get_mut(&key)?;
         entry.touched = now;
-        match entry.block.add(esi, symbol) {
-            Added::Duplicate => self.stats.duplicates += 1,
-            Added::New => self.stats.symbols += 1,
-            Added::Enough => {
-                self.stats.symbols += 1;
-                if let Some(entry) = self.entries.remove(&key) {
-                    self.stats.repaired += u64::from(entry.block.lost());
-                    self.stats.blocks += 1;
-                    // Until the daemon says otherwise: its symbols are surplus from now on.
-                    self.set_done(key.object, key.sbn, true);
-                    self.actions.push_back(Action::Ready(key, entry.block));
-                }
-            }
+        let added = entry.block.add(esi, symbol);
+        if added == Added::Enough
+            && let Some(entry) = self.entries.remove(&key)
+        {
+            self.stats.repaired += u64::from(entry.block.lost());
+            self.stats.blocks += 1;
+            // Until the daemon says otherwise: its symbols are surplus from now on.
+            self.set_done(key.object, key.sbn, true);
+            self.actions.push_back(Action::Ready(key, entry.block));
         }
+        Some(added)
     }
 
     fn spill(&mut self, key: BlockKey) {
@@ -248,5 +250,34 @@ impl Collector {
                 self.done_objects.remove(&(object, sbn));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fec::RepairUse;
+    use crate::id::BlockNo;
+
+    fn header(block: u32, esi: u32) -> SymbolHeader {
+        let object = ObjectId::Block(BlockId { pack: PackId([1; 8]), block: BlockNo(block) });
+        SymbolHeader { object, oti: Oti::for_object(1000, 100, RepairUse::Data), sbn: Sbn(0), esi: Esi(esi) }
+    }
+
+    #[test]
+    fn a_symbol_that_was_spilled_and_came_back_counts_once() {
+        let now = Instant::now();
+        let mut collector = Collector::new(1, []);
+        (0..4).for_each(|esi| collector.handle_symbol(now, &header(0, esi), &[0; 100]));
+        collector.handle_symbol(now, &header(1, 0), &[0; 100]);
+        let Some(Action::Spill(key, block)) = collector.poll_action() else { panic!("not spilled") };
+        collector.handle_symbol(now, &header(0, 4), &[0; 100]);
+        assert!(matches!(collector.poll_action(), Some(Action::Spill(..))));
+        assert!(matches!(collector.poll_action(), Some(Action::Load(loaded)) if loaded == key));
+        collector.restore(now, key, block.symbols());
+        assert_eq!(collector.stats(), CollectorStats { symbols: 6, ..CollectorStats::default() });
+        (5..10).for_each(|esi| collector.handle_symbol(now, &header(0, esi), &[0; 100]));
+        assert_eq!(collector.stats().symbols, 11);
+        assert!(matches!(collector.poll_action(), Some(Action::Ready(..))));
     }
 }
