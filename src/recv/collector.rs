@@ -36,7 +36,7 @@ pub enum Action {
 /// Counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CollectorStats {
-    /// Symbols that were new.
+    /// Symbols that were new. One of a spilled block is taken for new until the others are back.
     pub symbols: u64,
     /// Symbols that were there already.
     pub duplicates: u64,
@@ -112,10 +112,14 @@ impl Collector {
         if !self.entries.contains_key(&key) {
             self.open(now, key);
         }
-        self.add(now, key, esi, symbol);
+        match self.add(now, key, esi, symbol) {
+            Some(Added::Duplicate) => self.stats.duplicates += 1,
+            Some(Added::New | Added::Enough) => self.stats.symbols += 1,
+            None => {}
+        }
     }
 
-    /// Gives back symbols that were spilled.
+    /// Gives back symbols that were spilled, before the next action is asked for.
     pub fn restore<'a>(
         &mut self,
         now: Instant,
@@ -125,6 +129,9 @@ impl Collector {
         if self.is_done(key.object, key.sbn) {
             return;
         }
+        if let Some(at) = self.queued_spill(&key) {
+            return self.restore_queued(at, symbols);
+        }
         if !self.entries.contains_key(&key) {
             self.open(now, key);
         }
@@ -132,8 +139,25 @@ impl Collector {
             if !self.entries.contains_key(&key) {
                 break;
             }
-            self.add(now, key, esi, symbol);
+            // Counted already, when it came over the lane.
+            let _ = self.add(now, key, esi, symbol);
         }
+    }
+
+    /// The block fell behind again before its symbols were back. To open it once more would spill another, whose
+    /// return would spill this one, without end.
+    fn restore_queued<'a>(&mut self, at: usize, symbols: impl IntoIterator<Item = (Esi, &'a [u8])>) {
+        let Some(Action::Spill(key, block)) = self.actions.get_mut(at) else { return };
+        let key = *key;
+        let is_enough = symbols.into_iter().any(|(esi, symbol)| block.add(esi, symbol) == Added::Enough);
+        if is_enough && let Some(Action::Spill(_, block)) = self.actions.remove(at) {
+            self.spilled.remove(&key);
+            self.complete(key, block);
+        }
+    }
+
+    fn queued_spill(&self, key: &BlockKey) -> Option<usize> {
+        self.actions.iter().position(|action| matches!(action, Action::Spill(spilled, _) if spilled == key))
     }
 
     fn open(&mut self, now: Instant, key: BlockKey) {
@@ -143,31 +167,39 @@ impl Collector {
                 self.spill(oldest);
             }
         }
-        let buffer = self.buffers.pop().unwrap_or_default();
-        let block = Block::new(key.oti, key.sbn, buffer);
+        let was_spilled = self.spilled.remove(&key);
+        let queued = self.queued_spill(&key).and_then(|at| self.actions.remove(at));
+        let block = match queued {
+            // Nobody wrote it yet.
+            Some(Action::Spill(_, block)) => block,
+            _ => {
+                if was_spilled {
+                    self.actions.push_back(Action::Load(key));
+                }
+                Block::new(key.oti, key.sbn, self.buffers.pop().unwrap_or_default())
+            }
+        };
         self.entries.insert(key, Entry { block, touched: now });
-        if self.spilled.remove(&key) {
-            self.actions.push_back(Action::Load(key));
-        }
     }
 
-    fn add(&mut self, now: Instant, key: BlockKey, esi: Esi, symbol: &[u8]) {
-        let Some(entry) = self.entries.get_mut(&key) else { return };
+    fn add(&mut self, now: Instant, key: BlockKey, esi: Esi, symbol: &[u8]) -> Option<Added> {
+        let entry = self.entries.get_mut(&key)?;
         entry.touched = now;
-        match entry.block.add(esi, symbol) {
-            Added::Duplicate => self.stats.duplicates += 1,
-            Added::New => self.stats.symbols += 1,
-            Added::Enough => {
-                self.stats.symbols += 1;
-                if let Some(entry) = self.entries.remove(&key) {
-                    self.stats.repaired += u64::from(entry.block.lost());
-                    self.stats.blocks += 1;
-                    // Until the daemon says otherwise: its symbols are surplus from now on.
-                    self.set_done(key.object, key.sbn, true);
-                    self.actions.push_back(Action::Ready(key, entry.block));
-                }
-            }
+        let added = entry.block.add(esi, symbol);
+        if added == Added::Enough
+            && let Some(entry) = self.entries.remove(&key)
+        {
+            self.complete(key, entry.block);
         }
+        Some(added)
+    }
+
+    fn complete(&mut self, key: BlockKey, block: Block<Collecting>) {
+        self.stats.repaired += u64::from(block.lost());
+        self.stats.blocks += 1;
+        // Until the daemon says otherwise: its symbols are surplus from now on.
+        self.set_done(key.object, key.sbn, true);
+        self.actions.push_back(Action::Ready(key, block));
     }
 
     fn spill(&mut self, key: BlockKey) {
@@ -199,6 +231,10 @@ impl Collector {
         let same = |key: &BlockKey| (key.object, key.sbn) == (object, sbn);
         self.entries.retain(|key, _| !same(key));
         self.spilled.retain(|key| !same(key));
+        self.actions.retain(|action| match action {
+            Action::Spill(key, _) | Action::Load(key) => !same(key),
+            Action::Ready(..) => true,
+        });
     }
 
     /// Says that it is not there after all: it was not the one that the index names, or it was damaged.
@@ -248,5 +284,65 @@ impl Collector {
                 self.done_objects.remove(&(object, sbn));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fec::RepairUse;
+    use crate::id::BlockNo;
+
+    fn header(block: u32, esi: u32) -> SymbolHeader {
+        let object = ObjectId::Block(BlockId { pack: PackId([1; 8]), block: BlockNo(block) });
+        SymbolHeader { object, oti: Oti::for_object(1000, 100, RepairUse::Data), sbn: Sbn(0), esi: Esi(esi) }
+    }
+
+    #[test]
+    fn a_symbol_that_was_spilled_and_came_back_counts_once() {
+        let now = Instant::now();
+        let mut collector = Collector::new(1, []);
+        (0..4).for_each(|esi| collector.handle_symbol(now, &header(0, esi), &[0; 100]));
+        collector.handle_symbol(now, &header(1, 0), &[0; 100]);
+        let Some(Action::Spill(key, block)) = collector.poll_action() else { panic!("not spilled") };
+        collector.handle_symbol(now, &header(0, 4), &[0; 100]);
+        assert!(matches!(collector.poll_action(), Some(Action::Spill(..))));
+        assert!(matches!(collector.poll_action(), Some(Action::Load(loaded)) if loaded == key));
+        collector.restore(now, key, block.symbols());
+        assert_eq!(collector.stats(), CollectorStats { symbols: 6, ..CollectorStats::default() });
+        (5..10).for_each(|esi| collector.handle_symbol(now, &header(0, esi), &[0; 100]));
+        assert_eq!(collector.stats().symbols, 11);
+        assert!(matches!(collector.poll_action(), Some(Action::Ready(..))));
+    }
+
+    #[test]
+    fn two_blocks_that_displace_each_other_come_to_rest() {
+        let now = Instant::now();
+        let mut collector = Collector::new(1, []);
+        let mut disk = HashMap::new();
+        for esi in 0..9 {
+            (0..3).for_each(|block| collector.handle_symbol(now, &header(block, esi), &[0; 100]));
+            let mut actions = 0;
+            while let Some(action) = collector.poll_action() {
+                actions += 1;
+                assert!(actions < 100, "blocks are spilled and loaded without end");
+                match action {
+                    Action::Spill(key, block) => {
+                        let symbols = block.symbols().map(|(esi, symbol)| (esi, symbol.to_vec()));
+                        let before = disk.insert(key, symbols.collect::<Vec<_>>());
+                        assert!(before.is_none());
+                    }
+                    Action::Load(key) => {
+                        let symbols = disk.remove(&key).unwrap();
+                        let symbols = symbols.iter().map(|(esi, symbol)| (*esi, symbol.as_slice()));
+                        collector.restore(now, key, symbols);
+                    }
+                    Action::Ready(key, _) => panic!("{key:?} lacks a symbol"),
+                }
+            }
+        }
+        let kept = disk.values().map(Vec::len).sum::<usize>();
+        let collecting = collector.entries.values().map(|entry| entry.block.symbols().count()).sum::<usize>();
+        assert_eq!(kept + collecting, 27);
     }
 }

@@ -95,10 +95,11 @@ pub struct Intake {
     opener: Option<Opener>,
     /// The accepted SESSION datagram, which is not checked again.
     offer: Vec<u8>,
-    /// The first sequence number of the session that came, from which on losses count.
+    /// The least sequence number of the session that came, from which on losses count.
     first_sequence: Option<u64>,
     budget: CheckBudget,
-    last_beacon_ms: u64,
+    /// The sequence number of the session's newest beacon. The sender's clock may be set back; this never is.
+    newest_beacon: Option<u64>,
     stats: IntakeStats,
 }
 
@@ -112,7 +113,7 @@ impl Intake {
             offer: Vec::new(),
             first_sequence: None,
             budget: CheckBudget::default(),
-            last_beacon_ms: 0,
+            newest_beacon: None,
             stats: IntakeStats::default(),
         }
     }
@@ -161,16 +162,18 @@ impl Intake {
                 let opener = self.opener.as_mut().ok_or(Reject::NoSession)?;
                 let sequence = sealed.header.sequence;
                 let plain = opener.open(sealed)?;
-                let first = *self.first_sequence.get_or_insert(sequence);
+                // The first to come need not be the first that was sent.
+                let first = self.first_sequence.map_or(sequence, |first| first.min(sequence));
+                self.first_sequence = Some(first);
                 self.stats.authentic += 1;
                 self.stats.authentic_in_session += 1;
                 self.stats.sent_in_session = opener.sent_at_least().saturating_sub(first);
-                self.handle_plain(plain)
+                self.handle_plain(sequence, plain)
             }
         }
     }
 
-    fn handle_plain<'a>(&mut self, plain: &'a [u8]) -> Result<Intaken<'a>, Reject> {
+    fn handle_plain<'a>(&mut self, sequence: u64, plain: &'a [u8]) -> Result<Intaken<'a>, Reject> {
         // Both kinds say theirs in the first octet and refuse the other's.
         if let Ok((header, symbol)) = SymbolHeader::parse(plain) {
             return Ok(Intaken::Symbol(header, symbol));
@@ -179,10 +182,10 @@ impl Intake {
             SymbolHeader::parse(plain)?;
         }
         let beacon = Beacon::parse(plain)?;
-        if beacon.clock_ms <= self.last_beacon_ms {
+        if self.newest_beacon.is_some_and(|newest| sequence < newest) {
             return Ok(Intaken::OldBeacon);
         }
-        self.last_beacon_ms = beacon.clock_ms;
+        self.newest_beacon = Some(sequence);
         Ok(Intaken::Beacon(beacon))
     }
 
@@ -208,6 +211,7 @@ impl Intake {
         self.stats.authentic_in_session = 0;
         self.stats.sent_in_session = 0;
         self.first_sequence = None;
+        self.newest_beacon = None;
         self.newest = Some(session.number);
         self.opener = Some(Opener::new(session.secret, session.number, floor));
         self.offer = session.offer;
@@ -231,5 +235,69 @@ impl CheckBudget {
         }
         self.taken += 1;
         self.taken <= SESSION_CHECKS_PER_S
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::LinkId;
+    use crate::link::{LinkKey, PairingSecret, ReceiverKey, Sealer, offer_session};
+    use crate::testing::SeededRng;
+    use crate::wire::{SEALED_HEADER_BYTES, TAG_BYTES};
+
+    /// A receiver that has accepted a session, and the sender's end of it.
+    fn joined(now: Instant) -> (Intake, Sealer) {
+        let (link, number, secret) = (LinkId([7; 16]), SessionNo(5), PairingSecret([3; 32]));
+        let (sender, key) = (LinkKey::from_seed(&[1; 32]), ReceiverKey::from_seed(&[2; 32]));
+        let receivers = [key.public().clone()];
+        let mut rng = SeededRng::new(1);
+        let (session, mut offer) =
+            offer_session(&mut rng, link, number, &secret, &sender, &receivers).unwrap();
+        let mut intake = Intake::new(Paired { link, sender: sender.verifier(), secret, key }, None);
+        match intake.handle_datagram(now, &mut offer) {
+            Ok(Intaken::NewSession(pending)) => intake.adopt(pending, 0),
+            other => panic!("{other:?}"),
+        }
+        (intake, Sealer::new(session, number).unwrap())
+    }
+
+    fn beacon(sealer: &mut Sealer, clock_ms: u64) -> Vec<u8> {
+        let mut datagram = vec![0; SEALED_HEADER_BYTES];
+        let beacon = Beacon {
+            is_full: false,
+            clock_ms,
+            rate_bits_per_s: 0,
+            queued_bytes: 0,
+            timestamp: Vec::new(),
+            channels: Vec::new(),
+        };
+        beacon.encode(&mut datagram);
+        datagram.extend_from_slice(&[0; TAG_BYTES]);
+        sealer.seal(&mut datagram).unwrap();
+        datagram
+    }
+
+    #[test]
+    fn a_beacon_counts_although_the_senders_clock_was_set_back() {
+        let now = Instant::now();
+        let (mut intake, mut sealer) = joined(now);
+        let [mut first, mut overtaken, mut newest] = [900, 950, 100].map(|ms| beacon(&mut sealer, ms));
+        assert!(matches!(intake.handle_datagram(now, &mut first), Ok(Intaken::Beacon(_))));
+        assert!(
+            matches!(intake.handle_datagram(now, &mut newest), Ok(Intaken::Beacon(b)) if b.clock_ms == 100)
+        );
+        assert!(matches!(intake.handle_datagram(now, &mut overtaken), Ok(Intaken::OldBeacon)));
+    }
+
+    #[test]
+    fn what_is_overtaken_hides_no_loss() {
+        let now = Instant::now();
+        let (mut intake, mut sealer) = joined(now);
+        let mut sent: Vec<_> = (0..10).map(|ms| beacon(&mut sealer, ms)).collect();
+        for at in [4, 0, 1, 2, 9] {
+            intake.handle_datagram(now, &mut sent[at]).unwrap();
+        }
+        assert_eq!(intake.stats().lost(), 5, "3, 5, 6, 7 and 8");
     }
 }
