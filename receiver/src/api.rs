@@ -129,7 +129,11 @@ impl Daemon {
                 publish.arrivals.iter().filter(|arrival| arrival.channel == channel).map(|arrival| {
                     let (state, reason) = match &arrival.stage {
                         Stage::Arriving => ("arriving", None),
-                        Stage::Incomplete => ("incomplete", None),
+                        Stage::Incomplete => {
+                        let lacking = arrival.blocks.0 - arrival.blocks.1;
+                        let why = format!("its last round is over and {lacking} blocks are lacking; see: diode-receiver missing");
+                        ("incomplete", Some(why))
+                    }
                         Stage::Checking => ("checking", None),
                         Stage::Refused(why) => ("refused", Some(why.clone())),
                     };
@@ -247,13 +251,8 @@ impl Daemon {
                         format!("release {channel} {} is refused: {reason}", release.number),
                     );
                 }
-                ("incomplete", _) => {
-                    let text = format!(
-                        "release {channel} {} lacks {} blocks and its last round is over; see: diode-receiver missing",
-                        release.number,
-                        release.blocks_needed - release.blocks_held
-                    );
-                    alarm("release-incomplete", text);
+                ("incomplete", Some(reason)) => {
+                    alarm("release-incomplete", format!("release {channel} {}: {reason}", release.number));
                 }
                 _ => {}
             }

@@ -379,7 +379,7 @@ fn usage_and_a_daemon_that_does_not_run() {
     for arguments in [["frobnicate"].as_slice(), &["submit"], &["submit", "provider", "x.zip"], &["init"]] {
         assert_refused(&pair.low.command(arguments).unwrap(), 2, &["Usage"]);
     }
-    assert_refused(&pair.high.command(&["frobnicate"]).unwrap(), 2, &["Usage"]);
+    assert_refused(&pair.high.command(&["run", "--colour"]).unwrap(), 2, &["--colour"]);
     for (side, name) in [(&pair.low, "diode-sender run"), (&pair.high, "diode-receiver run")] {
         assert_refused(&side.run(&["status"]).unwrap(), 1, &[name]);
     }
