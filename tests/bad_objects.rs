@@ -343,11 +343,25 @@ fn names_that_some_file_system_cannot_hold_beside_each_other() {
     refused("the-kelvin-sign", "only by case", &two("k", "\u{212a}"));
     refused("directories-differ-by-case", "only by case", &two("A/x", "a/y"));
     refused("deep-directories-differ-by-case", "only by case", &two("q/r/S/x", "q/r/s/y"));
+    refused("far-directories-differ-by-case", "only by case", &two("a/B/x", "a/b/c/d"));
     refused("a-file-as-a-directory", "is a file and the directory", &two("a", "a/b"));
     refused("a-file-as-a-directory-by-case", "is a file and the directory", &two("A", "a/b"));
     refused("a-file-as-a-far-directory", "is a file and the directory", &two("a", "a/b/c/d"));
     assert!(Index::parse(&two("a", "a.b")).is_ok());
     assert!(Index::parse(&two("a!", "a/b")).is_ok());
+}
+
+/// Paths as deep as allowed: checking them costs no more than the paths themselves.
+#[test]
+fn many_deep_paths() {
+    let mut raw = good();
+    raw.artifacts = (0..20_000)
+        .map(|n| {
+            let deep: Vec<String> = (0..63).map(|depth| format!("{n:06}-{depth:07}")).collect();
+            file(&format!("{}/f", deep.join("/")), n % 3)
+        })
+        .collect();
+    assert!(Index::parse(&raw.octets()).is_ok());
 }
 
 #[test]

@@ -169,6 +169,9 @@ impl<'a> High<'a> {
             },
             control => {
                 let whole = self.assembler.handle_block(control, key.oti, key.sbn, decoded.into_bytes());
+                for (object, sbn) in self.assembler.take_forgotten() {
+                    self.collector.mark_missing(object, sbn);
+                }
                 if let Some(octets) = whole.expect("a control object is spoiled") {
                     self.disk.objects.insert(control, octets);
                     self.judge_release();
