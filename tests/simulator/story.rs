@@ -6,6 +6,7 @@ use diodesync::fec::Added;
 use diodesync::id::SessionNo;
 use diodesync::recv::{BlockKey, CollectorStats};
 use diodesync::send::ReleasePlan;
+use diodesync::wire::SymbolHeader;
 
 use crate::model::{Model, Verdict};
 use crate::receiver::{Disk, High};
@@ -220,7 +221,7 @@ impl<'a> Story<'a> {
 
     fn arrive(&mut self, arrivals: Vec<Arrival>) {
         if self.high.is_none() {
-            return arrivals.iter().for_each(|arrival| self.path.is_gone(&arrival.truth));
+            return arrivals.iter().for_each(|arrival| self.path.note_gone(&arrival.truth));
         }
         for arrival in arrivals {
             self.outcome.datagrams += 1;
@@ -234,16 +235,11 @@ impl<'a> Story<'a> {
                 "expected {expected:?}, found {found:?}: {arrival:?}"
             );
             match found {
-                Verdict::Symbol(header) => {
-                    if self.model.add(&header) == Some(Added::Enough) {
-                        let key = BlockKey { object: header.object, sbn: header.sbn, oti: header.oti };
-                        self.due.push(key);
-                    }
-                }
+                Verdict::Symbol(header) => self.add(&header),
                 Verdict::Refused | Verdict::Replayed => {
                     self.outcome.refused += 1;
                     // What overtakes its session is as good as lost.
-                    self.path.is_gone(&arrival.truth);
+                    self.path.note_gone(&arrival.truth);
                 }
                 _ => {}
             }
@@ -262,6 +258,12 @@ impl<'a> Story<'a> {
         }
     }
 
+    fn add(&mut self, header: &SymbolHeader) {
+        if self.model.add(header) == Some(Added::Enough) {
+            self.due.push(BlockKey { object: header.object, sbn: header.sbn, oti: header.oti });
+        }
+    }
+
     fn act(&mut self) {
         self.idle = 0;
         let now = self.now;
@@ -272,7 +274,8 @@ impl<'a> Story<'a> {
     /// Exactly what the model says is ready: neither later nor earlier.
     fn expect_ready(&mut self, mut ready: Vec<BlockKey>) {
         let mut due = std::mem::take(&mut self.due);
-        (ready.sort_unstable(), due.sort_unstable());
+        ready.sort_unstable();
+        due.sort_unstable();
         assert_eq!(ready, due, "what is ready is not what must be ready");
     }
 
