@@ -215,7 +215,7 @@ impl Daemon {
         }
         if lane.kernel_drops > 0 {
             let text = format!(
-                "the kernel dropped {} datagrams because its buffer was full; raise net.core.rmem_max or lower the \
+                "the kernel dropped {} packets (of up to 64 datagrams each) because its buffer was full; raise net.core.rmem_max or lower the \
                  sender's rate",
                 lane.kernel_drops
             );

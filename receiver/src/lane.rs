@@ -65,7 +65,7 @@ pub struct View {
     pub collecting: usize,
     /// Blocks that decoded to something else than the index names.
     pub mismatched: u64,
-    /// Datagrams that the kernel dropped because its buffer was full.
+    /// Packets that the kernel dropped because its buffer was full; it may have joined up to 64 datagrams in one.
     pub kernel_drops: u64,
     /// Octets of the kernel's buffer, as granted.
     pub buffer_bytes: usize,

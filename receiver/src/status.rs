@@ -67,7 +67,7 @@ pub struct LaneStatus {
     pub mismatched: u64,
     /// Blocks that are being collected.
     pub collecting: usize,
-    /// Datagrams that the kernel dropped because its buffer was full.
+    /// Packets that the kernel dropped because its buffer was full; it may have joined up to 64 datagrams in one.
     pub kernel_drops: u64,
     /// Octets of the kernel's buffer, as granted.
     pub buffer_bytes: usize,
@@ -199,7 +199,7 @@ impl Status {
                 out,
                 "\nlane {} on {}\n  rate      {}, {silence}\n  received  {} datagrams, {}\n  lost      {} before decoding, \
                  {} symbols repaired, {} blocks complete, {} wrong\n  rejected  {}: {} malformed, {} forged, {} replayed, \
-                 {} of another session\n  kernel    {} dropped, buffer {}",
+                 {} of another session\n  kernel    {} packets dropped for lack of buffer, {} granted",
                 lane.name,
                 lane.listen,
                 BitsPerS(lane.rate_bits_per_s),

@@ -61,7 +61,7 @@ impl LaneSocket {
         Buffers { octets: vec![0; BUFFER_BYTES * BATCH_SIZE], metas: vec![RecvMeta::default(); BATCH_SIZE] }
     }
 
-    /// Datagrams that the kernel dropped because the buffer was full: the last column of the socket's line in
+    /// Packets that the kernel dropped because the buffer was full, each of up to 64 datagrams: the last column of the socket's line in
     /// `/proc/net/udp` or `udp6`. 0 where that cannot be read.
     pub fn kernel_drops(&self) -> u64 {
         let table = if self.is_ipv6 { "/proc/net/udp6" } else { "/proc/net/udp" };
