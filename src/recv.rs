@@ -8,6 +8,6 @@ mod assembler;
 mod collector;
 mod intake;
 
-pub use assembler::Assembler;
+pub use assembler::{Assembled, Assembler};
 pub use collector::{Action, BlockKey, Collector, CollectorStats};
 pub use intake::{Intake, IntakeStats, Intaken, PendingSession, Reject};

@@ -24,7 +24,8 @@ use diodesync::limits::{COLLECTING_MAX, REPLAY_WINDOW};
 use diodesync::link::Paired;
 use diodesync::pack::{PackStore, fact};
 use diodesync::recv::{
-    Action, Assembler, Collector, CollectorStats, Intake, IntakeStats, Intaken, PendingSession, Reject,
+    Action, Assembled, Assembler, Collector, CollectorStats, Intake, IntakeStats, Intaken, PendingSession,
+    Reject,
 };
 use diodesync::wire::ObjectId;
 use diodesync_control::clock_ms;
@@ -176,13 +177,13 @@ impl Lane {
             }
             let now = Instant::now();
             self.act(now);
-            self.take_results(now);
+            self.take_results();
             self.report(now);
         }
         self.collector.handle_stop();
         self.act(Instant::now());
         self.workers.finish();
-        self.take_results(Instant::now());
+        self.take_results();
         self.journal_floor();
     }
 
@@ -244,7 +245,7 @@ impl Lane {
         }
     }
 
-    fn take_results(&mut self, now: Instant) {
+    fn take_results(&mut self) {
         let mut held = Vec::new();
         while let Some(outcome) = self.workers.poll() {
             match outcome {
@@ -267,28 +268,31 @@ impl Lane {
         if !held.is_empty() {
             let _ = self.input.notices.send(Notice::Held(held));
         }
-        self.collector.handle_timeout(now, IDLE);
     }
 
     /// A source block of an index or a trust bundle.
     fn take_piece(&mut self, object: ObjectId, oti: diodesync::fec::Oti, sbn: Sbn, octets: Vec<u8>) {
         match self.assembler.handle_block(object, oti, sbn, octets) {
-            Ok(None) => {}
-            Ok(Some(whole)) => match self.input.inbox.put(object, &whole) {
+            Assembled::Waiting => {}
+            Assembled::Whole(whole) => match self.input.inbox.put(object, &whole) {
                 Ok(()) => {
                     let _ = self.input.notices.send(Notice::Object);
                 }
                 Err(error) => {
                     tracing::error!(%error, %object, "it came and cannot be kept; it must come again");
-                    (0..oti.source_blocks()).for_each(|sbn| self.collector.mark_missing(object, Sbn(sbn)));
+                    self.collect_again(object, oti.source_blocks());
                 }
             },
-            Err(object) => {
-                self.mismatched += 1;
-                tracing::warn!(%object, "it does not have the digest that it is named by");
-                (0..oti.source_blocks()).for_each(|sbn| self.collector.mark_missing(object, Sbn(sbn)));
+            Assembled::Forgotten(forgotten, source_blocks) => {
+                self.mismatched += u64::from(forgotten == object);
+                tracing::warn!(object = %forgotten, "it is not whole, or not what it is named; it must come again");
+                self.collect_again(forgotten, source_blocks);
             }
         }
+    }
+
+    fn collect_again(&mut self, object: ObjectId, source_blocks: u32) {
+        (0..source_blocks).for_each(|sbn| self.collector.mark_missing(object, Sbn(sbn)));
     }
 
     fn take_orders(&mut self) {
@@ -315,6 +319,7 @@ impl Lane {
         let intake = self.intake.stats();
         self.reported = (now, intake.received_bytes);
         self.journal_floor();
+        self.collector.handle_timeout(now, IDLE);
         let rate = (intake.received_bytes - bytes) as f64 * 8.0 / elapsed.as_secs_f64();
         let mut view = self.shared.view.lock().unwrap_or_else(PoisonError::into_inner);
         if intake.authentic > view.intake.authentic {

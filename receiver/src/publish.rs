@@ -38,6 +38,8 @@ use facts::Facts;
 const TICK: Duration = Duration::from_millis(100);
 /// How often what was written is made durable while a release arrives.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+/// Objects that wait for their metadata.
+const INBOX_MAX: usize = 16;
 /// Blocks that are looked for before notices are looked at again.
 const RESCAN_SLICE: usize = 32;
 /// The time for which blobs are hashed before notices are looked at again.
@@ -288,6 +290,10 @@ impl Publisher {
                 self.judge_index(object)?;
             }
         }
+        // Indexes that no metadata has named: some may have overtaken theirs, a heap of them has not.
+        let unnamed = self.input.inbox.list()?;
+        let surplus = unnamed.len().saturating_sub(INBOX_MAX);
+        unnamed.into_iter().take(surplus).try_for_each(|object| self.input.inbox.remove(object))?;
         Ok(())
     }
 
@@ -467,10 +473,10 @@ impl Publisher {
         self.shared.view.lock().unwrap_or_else(PoisonError::into_inner).refused = why;
     }
 
-    fn update_view(&self) {
+    fn update_view(&mut self) {
         let mut view = self.shared.view.lock().unwrap_or_else(PoisonError::into_inner);
         view.published = self.published.clone();
-        view.arrivals = self.arrivals.values().map(Arrival::view).collect();
+        view.arrivals = self.arrivals.values_mut().map(Arrival::view).collect();
         view.trust_expires_s = self.trust.expires_s();
         view.failure = None;
     }

@@ -94,9 +94,9 @@ async fn cut(
 ) -> Result<Json<Cut>, ApiError> {
     let work = tokio::task::spawn_blocking(move || -> anyhow::Result<Cut> {
         let days = daemon.config.trust.timestamp_days;
-        let (cut, plan) =
+        let (cut, outgoing) =
             release::cut(&daemon.store, &daemon.keys, &request.channel, request.full, clock_s(), days)?;
-        daemon.lane.send(plan, 0, 0);
+        daemon.lane.send(outgoing);
         Ok(cut)
     });
     Ok(Json(work.await.map_err(|error| ApiError::refused(format!("the release crashed: {error}")))??))

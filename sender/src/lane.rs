@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use diodesync::fec::EncodedBlock;
-use diodesync::id::{Blake3, LinkId, ObjectTag, ReleaseNo};
+use diodesync::id::{Blake3, LinkId, ReleaseNo};
 use diodesync::journal::{JournalExt, Key, Progress, SledJournal};
 use diodesync::limits::COLLECTING_MAX;
 use diodesync::link::{ReceiverPublic, Sealer, offer_session};
@@ -30,6 +30,7 @@ use crate::config::Lane as LaneConfig;
 use crate::ingest::SharedStore;
 use crate::init::Keys;
 use crate::random;
+pub use encoder::Control;
 use encoder::Encoders;
 use socket::LaneSocket;
 
@@ -47,16 +48,29 @@ const BATCH_BYTES: usize = 60_000;
 pub struct LaneShared {
     /// The lane's configuration.
     pub config: LaneConfig,
-    /// A release to be sent now, with the round and block to begin at.
-    next: Mutex<Option<(ReleasePlan, u8, usize)>>,
+    /// A release to be sent now.
+    next: Mutex<Option<Outgoing>>,
     /// A trust bundle with a fresher timestamp, for the release that is being sent.
-    next_trust: Mutex<Option<(ObjectTag, u32)>>,
+    next_trust: Mutex<Option<Arc<Vec<u8>>>>,
     /// What is being sent.
     view: Mutex<View>,
     /// Set to end the thread.
     pub stop: AtomicBool,
     /// Counters.
     pub counters: Counters,
+}
+
+/// A release to be sent.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// What has to be sent of it.
+    pub plan: ReleasePlan,
+    /// What is not in packs.
+    pub control: Control,
+    /// The round to begin with.
+    pub round: u8,
+    /// The block of the round to begin with.
+    pub position: usize,
 }
 
 /// Counters of a lane.
@@ -111,23 +125,22 @@ impl LaneShared {
     }
 
     /// Has a release sent, in place of the one that is being sent.
-    pub fn send(&self, plan: ReleasePlan, round: u8, position: usize) {
+    pub fn send(&self, outgoing: Outgoing) {
+        let Outgoing { plan, round, position, .. } = &outgoing;
         // So that whoever looks now sees the new release, not the completed old one.
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         view.release = Some(plan.number);
-        view.round = round;
+        view.round = *round;
         view.rounds = self.config.rounds;
         view.total_blocks = plan.blocks.len();
         view.total_bytes = plan.blocks.iter().map(|block| u64::from(block.bytes)).sum();
-        view.sent_blocks = position;
-        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some((plan, round, position));
+        view.sent_blocks = *position;
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(outgoing);
     }
 
     /// Has the rest of the release go out with this metadata.
     pub fn trust_changed(&self, bundle: &Bundle) {
-        let octets = bundle.encode();
-        let trust = (Blake3::of(&octets).tag(), octets.len() as u32);
-        *self.next_trust.lock().unwrap_or_else(PoisonError::into_inner) = Some(trust);
+        *self.next_trust.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(bundle.encode()));
     }
 
     /// What it is doing.
@@ -176,9 +189,10 @@ pub fn start(shared: Arc<LaneShared>, input: LaneInput) -> anyhow::Result<std::t
     shared.counters.session.store(number.0, Ordering::Relaxed);
     let lane = Lane {
         transmitter: Transmitter::new(sealer, offer, symbol_bytes, depth),
-        encoders: Encoders::start(input.packs.clone(), input.store.clone())?,
+        encoders: Encoders::start(input.packs.clone())?,
         pacer: Pacer::new(rate),
         rounds: None,
+        control: None,
         generation: 0,
         encoding: 0,
         ready: VecDeque::new(),
@@ -202,6 +216,7 @@ struct Lane {
     encoders: Encoders,
     pacer: Pacer,
     rounds: Option<Rounds>,
+    control: Option<Control>,
     /// Counts releases, so that blocks of one that was superseded are recognised.
     generation: u64,
     encoding: usize,
@@ -236,11 +251,14 @@ impl Lane {
     /// Goes over to a new release.
     fn take_release(&mut self) {
         let trust = self.shared.next_trust.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let (Some((tag, bytes)), Some(rounds)) = (trust, self.rounds.as_mut()) {
-            rounds.set_trust(tag, bytes);
+        if let (Some(trust), Some(rounds), Some(control)) =
+            (trust, self.rounds.as_mut(), self.control.as_mut())
+        {
+            rounds.set_trust(Blake3::of(&trust).tag(), trust.len() as u32);
+            control.trust = trust;
         }
         let next = self.shared.next.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some((plan, round, position)) = next else { return };
+        let Some(Outgoing { plan, control, round, position }) = next else { return };
         tracing::info!(
             channel = %plan.channel, release = plan.number.0, round, blocks = plan.blocks.len(), position, "sending"
         );
@@ -255,6 +273,7 @@ impl Lane {
         self.ready.clear();
         self.transmitter.interleaver().clear();
         self.rounds = Some(Rounds::new(plan, settings, round, position));
+        self.control = Some(control);
         self.journalled = None;
     }
 
@@ -274,12 +293,12 @@ impl Lane {
             let Some((job, block)) = self.ready.pop_front() else { break };
             self.transmitter.interleaver().push(job, block);
         }
-        let rounds = self.rounds.as_mut()?;
+        let (rounds, control) = (self.rounds.as_mut()?, self.control.as_ref()?);
         while self.encoding + self.ready.len() < AHEAD {
             match rounds.poll(now) {
                 Upcoming::Job(job) => {
                     self.encoding += 1;
-                    self.encoders.encode(self.generation, job);
+                    self.encoders.encode(self.generation, job, control);
                 }
                 Upcoming::Wait(until) => return Some(until),
                 Upcoming::Drain | Upcoming::Complete => break,

@@ -1,6 +1,6 @@
 //! Cutting a release: the present state of a channel, signed, and what of it has to be sent.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 use diodesync::id::{Blake3, Channel, ReleaseNo, Sha256};
@@ -13,6 +13,7 @@ use diodesync::trust::Release;
 use serde::{Deserialize, Serialize};
 
 use crate::init::Keys;
+use crate::lane::{Control, Outgoing};
 use crate::store::Store;
 
 /// What was cut.
@@ -42,7 +43,7 @@ pub fn cut(
     full: bool,
     now_s: u64,
     timestamp_days: u64,
-) -> anyhow::Result<(Cut, ReleasePlan)> {
+) -> anyhow::Result<(Cut, Outgoing)> {
     let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
     let newest = store.newest.get(channel).map(|index| index.number);
     let is_staged = store.staged.values().any(|index| index.channel == *channel);
@@ -76,7 +77,8 @@ pub fn cut(
     let bundle = repository.sign(&keys.roles, store.roots()?, now_s, timestamp_days);
     store.commit_release(index.clone(), repository, bundle)?;
 
-    let plan = plan(&store, &index)?;
+    let outgoing = outgoing(&store, &index, 0, 0)?;
+    let plan = &outgoing.plan;
     let cut = Cut {
         channel: channel.clone(),
         number,
@@ -86,24 +88,26 @@ pub fn cut(
         send_blocks: plan.blocks.len(),
         send_bytes: plan.blocks.iter().map(|block| u64::from(block.bytes)).sum(),
     };
-    Ok((cut, plan))
+    Ok((cut, outgoing))
 }
 
-/// What has to be sent of the newest release of a channel.
-pub fn plan(store: &Store, index: &Index) -> anyhow::Result<ReleasePlan> {
+/// What has to be sent of the newest release of a channel, from block `position` of round `round` on.
+pub fn outgoing(store: &Store, index: &Index, round: u8, position: usize) -> anyhow::Result<Outgoing> {
     let baseline = index.baseline.map(|number| store.release(&index.channel, number)).transpose()?;
-    let bytes = index.encode();
+    let index_octets = index.encode();
     let trust = store.bundle.as_ref().context("there is no metadata for the release")?.encode();
     if trust.len() > TRUST_BYTES_MAX as usize {
         bail!("the trust bundle has {} octets, the limit is {TRUST_BYTES_MAX}", trust.len());
     }
-    Ok(ReleasePlan {
+    let plan = ReleasePlan {
         channel: index.channel.clone(),
         number: index.number,
         trust: (Blake3::of(&trust).tag(), trust.len() as u32),
-        index: (Blake3::of(&bytes).tag(), bytes.len() as u32),
+        index: (Blake3::of(&index_octets).tag(), index_octets.len() as u32),
         blocks: blocks_to_send(index, baseline.as_ref()),
-    })
+    };
+    let control = Control { trust: Arc::new(trust), index: Arc::new(index_octets) };
+    Ok(Outgoing { plan, control, round, position })
 }
 
 /// Signs a fresh timestamp over the present releases.

@@ -83,7 +83,7 @@ fn resume(store: &Store, journal: &SledJournal, lane: &LaneShared) -> anyhow::Re
         let progress: Option<Progress> = journal.read(&Key::Progress(channel.clone())).unwrap_or_default();
         let progress = progress.filter(|progress| progress.release == index.number.0);
         let (round, position) = progress.map_or((0, 0), |p| (p.round, p.position as usize));
-        lane.send(release::plan(store, index)?, round, position);
+        lane.send(release::outgoing(store, index, round, position)?);
     }
     Ok(())
 }

@@ -18,22 +18,27 @@ struct Partial {
     blocks: Vec<Vec<u8>>,
 }
 
+/// What became of a source block.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Assembled {
+    /// Others are missing.
+    Waiting,
+    /// It was the last one; the object's octets have the digest that its tag begins.
+    Whole(Vec<u8>),
+    /// This object was given up, with so many source blocks, which must come again: another took its place, or it does
+    /// not have the digest that its tag begins.
+    Forgotten(ObjectId, u32),
+}
+
 /// Objects put together at once: trust and index of two releases for each of two channels.
 const OBJECTS_MAX: usize = 8;
 
 impl Assembler {
-    /// Takes a decoded source block; returns the object when it is whole and its octets have the digest that its tag
-    /// begins. What does not is forgotten, and `Err` names it.
-    pub fn handle_block(
-        &mut self,
-        object: ObjectId,
-        oti: Oti,
-        sbn: Sbn,
-        bytes: Vec<u8>,
-    ) -> Result<Option<Vec<u8>>, ObjectId> {
+    /// Takes a decoded source block.
+    pub fn handle_block(&mut self, object: ObjectId, oti: Oti, sbn: Sbn, bytes: Vec<u8>) -> Assembled {
         let tag = match object {
             ObjectId::Index(tag) | ObjectId::Trust(tag) => tag,
-            ObjectId::Block(_) => return Ok(None),
+            ObjectId::Block(_) => return Assembled::Waiting,
         };
         let transfer_bytes = oti.transfer_bytes();
         let at = self.objects.iter().position(|o| (o.object, o.transfer_bytes) == (object, transfer_bytes));
@@ -47,13 +52,18 @@ impl Assembler {
             *place = bytes;
         }
         if partial.blocks.iter().any(Vec::is_empty) {
-            if self.objects.len() >= OBJECTS_MAX {
-                self.objects.remove(0);
-            }
+            let forgotten = (self.objects.len() >= OBJECTS_MAX).then(|| self.objects.remove(0));
             self.objects.push(partial);
-            return Ok(None);
+            return match forgotten {
+                Some(Partial { object, blocks, .. }) => Assembled::Forgotten(object, blocks.len() as u32),
+                None => Assembled::Waiting,
+            };
         }
         let whole = partial.blocks.concat();
-        if Blake3::of(&whole).tag() == tag { Ok(Some(whole)) } else { Err(object) }
+        if Blake3::of(&whole).tag() == tag {
+            Assembled::Whole(whole)
+        } else {
+            Assembled::Forgotten(object, oti.source_blocks())
+        }
     }
 }

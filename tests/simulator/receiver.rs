@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use diodesync::fec::{Block, Codec, Collecting, Decoded, Verified};
 use diodesync::id::{Blake3, BlockId, Esi, Sbn, SessionNo, Sha256};
-use diodesync::recv::{Action, Assembler, BlockKey, Collector, CollectorStats, Intake, Intaken, Reject};
+use diodesync::recv::{
+    Action, Assembled, Assembler, BlockKey, Collector, CollectorStats, Intake, Intaken, Reject,
+};
 use diodesync::release::Index;
 use diodesync::trust::{Bundle, TrustState, target_name, verify};
 use diodesync::wire::ObjectId;
@@ -167,13 +169,14 @@ impl<'a> High<'a> {
                     self.disk.unclaimed.insert(id, decoded);
                 }
             },
-            control => {
-                let whole = self.assembler.handle_block(control, key.oti, key.sbn, decoded.into_bytes());
-                if let Some(octets) = whole.expect("a control object is spoiled") {
+            control => match self.assembler.handle_block(control, key.oti, key.sbn, decoded.into_bytes()) {
+                Assembled::Waiting => {}
+                Assembled::Whole(octets) => {
                     self.disk.objects.insert(control, octets);
                     self.judge_release();
                 }
-            }
+                Assembled::Forgotten(object, _) => panic!("a control object is spoiled: {object}"),
+            },
         }
     }
 

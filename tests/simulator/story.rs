@@ -234,11 +234,8 @@ impl<'a> Story<'a> {
                 "expected {expected:?}, found {found:?}: {arrival:?}"
             );
             match found {
-                Verdict::Symbol(header) => {
-                    if self.model.add(&header) == Some(Added::Enough) {
-                        let key = BlockKey { object: header.object, sbn: header.sbn, oti: header.oti };
-                        self.due.push(key);
-                    }
+                Verdict::Symbol(header) if self.model.add(&header) == Some(Added::Enough) => {
+                    self.due.push(BlockKey { object: header.object, sbn: header.sbn, oti: header.oti });
                 }
                 Verdict::Refused | Verdict::Replayed => {
                     self.outcome.refused += 1;
@@ -272,7 +269,8 @@ impl<'a> Story<'a> {
     /// Exactly what the model says is ready: neither later nor earlier.
     fn expect_ready(&mut self, mut ready: Vec<BlockKey>) {
         let mut due = std::mem::take(&mut self.due);
-        (ready.sort_unstable(), due.sort_unstable());
+        ready.sort_unstable();
+        due.sort_unstable();
         assert_eq!(ready, due, "what is ready is not what must be ready");
     }
 

@@ -46,6 +46,8 @@ pub struct Arrival {
     checked: usize,
     rounds: (u8, u8),
     refused: Option<String>,
+    /// What is lacking, named, until it changes.
+    named: Option<Arc<Lacking>>,
 }
 
 /// What others see of an arrival.
@@ -92,6 +94,7 @@ impl Arrival {
             checked: 0,
             rounds: (0, 0),
             refused: None,
+            named: None,
             index: Arc::new(index),
         };
         // In the order of the packs, so that reading is sequential.
@@ -131,6 +134,7 @@ impl Arrival {
             return false;
         }
         self.lacking.remove(id);
+        self.named = None;
         self.lacking_bytes -= u64::from(block.bytes);
         for digest in self.waiting.remove(id).unwrap_or_default() {
             let Some(left) = self.left.get_mut(&digest) else { continue };
@@ -193,7 +197,7 @@ impl Arrival {
     }
 
     /// What others see.
-    pub fn view(&self) -> ArrivalView {
+    pub fn view(&mut self) -> ArrivalView {
         let is_over = self.rounds.1 > 0 && self.rounds.0 >= self.rounds.1;
         let stage = match &self.refused {
             Some(why) => Stage::Refused(why.clone()),
@@ -209,18 +213,22 @@ impl Arrival {
             blocks: (needed.0, needed.0 - self.lacking.len()),
             bytes: (needed.1, needed.1 - self.lacking_bytes),
             // Naming it all takes time, and while blocks still come it says nothing.
-            lacking: if stage == Stage::Incomplete { Arc::new(self.lacking()) } else { Arc::default() },
+            lacking: if stage == Stage::Incomplete { self.lacking() } else { Arc::default() },
             stage,
         }
     }
 
-    fn lacking(&self) -> Lacking {
+    fn lacking(&mut self) -> Arc<Lacking> {
+        if let Some(named) = &self.named {
+            return named.clone();
+        }
         let mut blocks: Vec<BlockId> = self.lacking.keys().copied().collect();
         blocks.sort_unstable();
         let artifacts = self.index.artifacts.iter().filter(|(name, kind)| {
             let artifact = diodesync::release::Artifact { name: (*name).clone(), kind: (*kind).clone() };
             artifact.blobs().iter().any(|digest| self.left.contains_key(digest))
         });
-        Lacking { blocks, artifacts: artifacts.map(|(name, _)| name.to_string()).collect() }
+        let artifacts = artifacts.map(|(name, _)| name.to_string()).collect();
+        self.named.insert(Arc::new(Lacking { blocks, artifacts })).clone()
     }
 }

@@ -6,21 +6,27 @@ use std::time::Duration;
 
 use anyhow::Context;
 use diodesync::fec::{Codec, EncodedBlock};
-use diodesync::id::Blake3;
 use diodesync::limits::BLOCK_BYTES;
 use diodesync::pack::PackStore;
 use diodesync::send::Job;
 use diodesync::wire::ObjectId;
 
-use crate::ingest::SharedStore;
-
 /// A release's number of order, a job, and its block; none if it could not be read.
 type Encoded = (u64, Job, Option<EncodedBlock>);
+
+/// The objects of a release that are not in packs.
+#[derive(Debug, Clone)]
+pub struct Control {
+    /// The trust bundle.
+    pub trust: Arc<Vec<u8>>,
+    /// The index.
+    pub index: Arc<Vec<u8>>,
+}
 
 /// A few threads. Their queues are bounded by who asks: see `AHEAD`.
 #[derive(Debug)]
 pub struct Encoders {
-    jobs: Sender<(u64, Job)>,
+    jobs: Sender<(u64, Job, Control)>,
     blocks: Receiver<Encoded>,
     waited: Option<Encoded>,
     buffers: Buffers,
@@ -36,22 +42,21 @@ const BUFFERS_MAX: usize = 8;
 
 impl Encoders {
     /// Starts the threads; they end when this is dropped.
-    pub fn start(packs: Arc<PackStore>, store: SharedStore) -> anyhow::Result<Self> {
-        let (jobs, queue) = channel::<(u64, Job)>();
+    pub fn start(packs: Arc<PackStore>) -> anyhow::Result<Self> {
+        let (jobs, queue) = channel::<(u64, Job, Control)>();
         let (done, blocks) = channel();
         let queue = Arc::new(Mutex::new(queue));
         let buffers = Buffers::default();
         for number in 0..THREADS {
-            let (queue, done, packs, store, buffers) =
-                (queue.clone(), done.clone(), packs.clone(), store.clone(), buffers.clone());
+            let (queue, done, packs, buffers) = (queue.clone(), done.clone(), packs.clone(), buffers.clone());
             let work = move || {
                 let mut codec = Codec::default();
                 loop {
                     let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok((generation, job)) = job else { return };
+                    let Ok((generation, job, control)) = job else { return };
                     let (source, repair) =
                         buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-                    let block = match read(&packs, &store, &job, source) {
+                    let block = match read(&packs, &control, &job, source) {
                         Ok(source) => Some(codec.encode(job.oti, job.sbn, source, repair)),
                         Err(error) => {
                             tracing::error!(object = %job.object, error = format!("{error:#}"), "cannot be read and is not sent");
@@ -70,9 +75,9 @@ impl Encoders {
     }
 
     /// Has a job read and encoded.
-    pub fn encode(&self, generation: u64, job: Job) {
+    pub fn encode(&self, generation: u64, job: Job, control: &Control) {
         // The threads live as long as this.
-        let _ = self.jobs.send((generation, job));
+        let _ = self.jobs.send((generation, job, control.clone()));
     }
 
     /// The next one that is done.
@@ -101,22 +106,16 @@ impl Encoders {
 }
 
 /// Reads the octets of a job's source block.
-fn read(packs: &PackStore, store: &SharedStore, job: &Job, mut buffer: Vec<u8>) -> anyhow::Result<Vec<u8>> {
-    let tag = match job.object {
+fn read(packs: &PackStore, control: &Control, job: &Job, mut buffer: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+    let octets = match job.object {
         ObjectId::Block(id) => {
             buffer.resize(job.oti.transfer_bytes() as usize, 0);
             packs.read_at(id.pack, id.offset(), &mut buffer)?;
             return Ok(buffer);
         }
-        ObjectId::Index(tag) | ObjectId::Trust(tag) => tag,
+        ObjectId::Index(_) => &control.index,
+        ObjectId::Trust(_) => &control.trust,
     };
-    let store = store.lock().unwrap_or_else(PoisonError::into_inner);
-    let octets = match job.object {
-        ObjectId::Trust(_) => store.bundle.as_ref().map(|bundle| bundle.encode()),
-        _ => store.newest.values().map(|index| index.encode()).find(|octets| Blake3::of(octets).tag() == tag),
-    };
-    let octets = octets.filter(|octets| Blake3::of(octets).tag() == tag);
-    let octets = octets.context("it was superseded while it was being sent")?;
     let start = job.sbn.0 as usize * BLOCK_BYTES;
     let piece = octets.get(start..start + job.oti.block_bytes(job.sbn));
     buffer.clear();
