@@ -10,7 +10,7 @@ use crate::report::{Report, Row, median};
 use crate::stand::{Crossing, Stand, Weather, gib};
 
 /// Names for `--only`.
-pub const NAMES: [(&str, &str); 11] = [
+pub const NAMES: [(&str, &str); 12] = [
     ("loss0", "goodput without loss, as fast as it goes"),
     ("loss1", "goodput at 1 % random loss; runs of datagrams that the device has joined are lost"),
     ("loss5", "goodput at 5 % random loss"),
@@ -22,6 +22,7 @@ pub const NAMES: [(&str, &str); 11] = [
     ("delta", "a second release with 1 % of the blobs changed"),
     ("files", "100,000 files of 4 KiB"),
     ("tiny", "one file of 1 KiB"),
+    ("rates", "the highest of some fixed rates at which nothing is lost (only when it is named)"),
 ];
 
 /// Blobs of the large release.
@@ -54,11 +55,11 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn wants(&self, name: &str) -> bool {
-        self.options.only.is_empty() || self.options.only.iter().any(|only| only == name)
+        (self.options.only.is_empty() && name != "rates") || self.options.only.iter().any(|only| only == name)
     }
 
     fn run(&mut self) -> Result<()> {
-        let large = ["loss0", "loss1", "loss5", "loss1each", "jumbo", "stock", "burst", "slow", "delta"];
+        let large = ["loss0", "loss1", "loss5", "loss1each", "jumbo", "stock", "burst", "slow", "delta", "rates"];
         if large.iter().any(|name| self.wants(name)) {
             let mut stand = Stand::new("link")?;
             let done = self.large(&mut stand);
@@ -107,6 +108,9 @@ impl Bench<'_> {
                 self.goodput(stand, name, what, (must, aim), weather)?;
             }
         }
+        if self.wants("rates") {
+            self.rates(stand)?;
+        }
         self.costs();
         if self.wants("stock") {
             self.stock(stand)?;
@@ -147,10 +151,11 @@ impl Bench<'_> {
             }
             runs.push(crossing);
         }
+        // Where the receiver's buffer overflowed, nobody can tell one kind of loss from the other.
         if weather.loss > 0.0
-            && let Some(run) = runs.first()
+            && let Some(run) = runs.iter().find(|run| run.kernel_drops == 0)
         {
-            let length = (run.lost - run.kernel_drops.min(run.lost)) as f64 / run.lost_packets.max(1) as f64;
+            let length = run.lost as f64 / run.lost_packets.max(1) as f64;
             note += &format!("{length:.1} datagrams lost at once");
         }
         let value = median(runs.iter().filter(|run| run.is_published).map(Crossing::gbit_s));
@@ -165,6 +170,38 @@ impl Bench<'_> {
             ratio_to_raw: None,
             is_reached: (must > 0.0).then(|| value.is_some_and(|value| value >= must)),
             note,
+            runs,
+        });
+        Ok(())
+    }
+
+    /// Fixed rates, rising until something is lost although the path loses nothing.
+    fn rates(&mut self, stand: &mut Stand) -> Result<()> {
+        let mut runs = Vec::new();
+        let mut best = None;
+        for rate in ["1gbit", "1.5gbit", "2gbit", "2.5gbit", "3gbit", "4gbit", "5gbit", "6gbit", "8gbit", "10gbit"] {
+            let crossing = stand.cross(&Weather { rate, ..Weather::default() })?;
+            tell(&format!("rates {rate}"), &crossing);
+            let is_clean = crossing.is_published && crossing.lost == 0;
+            if is_clean {
+                best = Some(crossing.gbit_s());
+            }
+            let is_hopeless = !crossing.is_published;
+            runs.push(crossing);
+            if is_hopeless {
+                break;
+            }
+        }
+        self.report.rows.push(Row {
+            name: "rates".to_owned(),
+            what: "goodput at the highest clean rate".to_owned(),
+            must: String::new(),
+            aim: String::new(),
+            measured: best.map_or("none".to_owned(), |best| format!("{best:.2} Gbit/s")),
+            value: best,
+            ratio_to_raw: None,
+            is_reached: None,
+            note: "1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10 Gbit/s, until a release does not arrive".to_owned(),
             runs,
         });
         Ok(())
@@ -322,7 +359,7 @@ impl Bench<'_> {
         let (raw, jumbo) = (middle(&self.report.raw), middle(&self.report.raw_jumbo));
         for row in &mut self.report.rows {
             let raw = match row.name.as_str() {
-                "loss0" | "loss1" | "loss5" | "loss1each" => raw,
+                "loss0" | "loss1" | "loss5" | "loss1each" | "rates" => raw,
                 "jumbo" => jumbo,
                 _ => continue,
             };
