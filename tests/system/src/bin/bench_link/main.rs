@@ -14,6 +14,7 @@ mod rows;
 mod stand;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
@@ -41,6 +42,9 @@ pub struct Options {
     /// Also CPU seconds for each GiB by thread
     #[arg(long)]
     threads: bool,
+    /// Have perf record both daemons into this folder
+    #[arg(long, value_name = "FOLDER")]
+    perf: Option<PathBuf>,
     /// Names for --only
     #[arg(long)]
     list: bool,

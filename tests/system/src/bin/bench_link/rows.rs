@@ -61,16 +61,24 @@ impl Bench<'_> {
     fn run(&mut self) -> Result<()> {
         let large = ["loss0", "loss1", "loss5", "loss1each", "jumbo", "stock", "burst", "slow", "delta", "rates"];
         if large.iter().any(|name| self.wants(name)) {
-            let mut stand = Stand::new("link")?;
+            let mut stand = self.stand("link")?;
             let done = self.large(&mut stand);
             explain(&mut stand, done)?;
         }
         if self.wants("files") {
-            let mut stand = Stand::new("files")?;
+            let mut stand = self.stand("files")?;
             let done = self.files(&mut stand);
             explain(&mut stand, done)?;
         }
         Ok(())
+    }
+
+    fn stand(&self, name: &'static str) -> Result<Stand> {
+        let mut stand = Stand::new(name)?;
+        if let Some(folder) = &self.options.perf {
+            stand.profile_into(folder)?;
+        }
+        Ok(stand)
     }
 
     /// Plain UDP now.

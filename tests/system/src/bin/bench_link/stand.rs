@@ -131,6 +131,9 @@ pub struct Stand {
     /// The receiver's folder as it was after pairing.
     fresh: PathBuf,
     cpus: usize,
+    /// Where profiles go.
+    profiles: Option<PathBuf>,
+    profiled: u32,
 }
 
 impl Stand {
@@ -147,7 +150,20 @@ impl Stand {
         let fresh = pair.dir.join("high.fresh");
         copy_tree(pair.high.dir(), &fresh)?;
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self { pair, fresh, cpus })
+        Ok(Self { pair, fresh, cpus, profiles: None, profiled: 0 })
+    }
+
+    /// Has `perf` record both daemons while releases cross, into this folder.
+    pub fn profile_into(&mut self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder)?;
+        self.profiles = Some(fs::canonicalize(folder)?);
+        Ok(())
+    }
+
+    fn perf(&mut self, low: u32, high: u32) -> Result<Option<Perf>> {
+        let Some(folder) = &self.profiles else { return Ok(None) };
+        self.profiled += 1;
+        Perf::start(folder, self.profiled, low, high).map(Some)
     }
 
     /// The path.
@@ -247,15 +263,19 @@ impl Stand {
         let (low, high) = (self.pid(true)?, self.pid(false)?);
         let before = (Cost::of(low)?, Cost::of(high)?, Machine::now()?, Cost::of(std::process::id())?);
         let (low_before, high_before) = (self.low()?, self.high()?);
+        let perf = self.perf(low, high)?;
         let started = Instant::now();
         let cut: serde_json::Value = serde_json::from_str(&self.pair.low.ok(command)?)?;
         let number = cut["number"].as_u64().context("the release has no number")?;
-        let content_bytes = cut["bytes"].as_u64().context("the release has no size")?;
-        let watched = self.watch(weather, number, started, high)?;
+        let size = |key: &str| cut[key].as_u64().context("the release has no size");
+        let content_bytes = size("bytes")?.min(size("send_bytes")?);
+        let watched = self.watch(weather, number, started, (low, high))?;
         let seconds = watched.end.duration_since(started).as_secs_f64();
-        let (low_cost, high_cost) = (Cost::of(low)?.since(&before.0), Cost::of(high)?.since(&before.1));
+        drop(perf);
+        let (low_cost, high_cost) = (watched.costs.0.since(&before.0), watched.costs.1.since(&before.1));
         let own = Cost::of(std::process::id())?.since(&before.3);
-        let ours_s = low_cost.cpu_s + high_cost.cpu_s + own.cpu_s;
+        let whole = (Cost::of(low)?.since(&before.0), Cost::of(high)?.since(&before.1));
+        let ours_s = whole.0.cpu_s + whole.1.cpu_s + own.cpu_s;
         let besides = Machine::now()?.since(&before.2, started.elapsed().as_secs_f64(), ours_s);
         let (low_after, high_after) = (self.low()?, self.high()?);
         let lane = |status: &ReceiverStatus| status.lanes.first().cloned().context("there is no lane");
@@ -283,7 +303,9 @@ impl Stand {
     }
 
     /// Waits until the release is published, or the sender is through and nothing comes any more.
-    fn watch(&mut self, weather: &Weather, number: u64, started: Instant, high: u32) -> Result<Watched> {
+    fn watch(&mut self, weather: &Weather, number: u64, started: Instant, pids: (u32, u32)) -> Result<Watched> {
+        let costs = || Ok::<_, anyhow::Error>((Cost::of(pids.0)?, Cost::of(pids.1)?));
+        let high = pids.1;
         let mut packets = arrivals(high)?;
         let mut last_datagram = Instant::now();
         let (mut asked, mut progress) = (Instant::now(), (Instant::now(), 0));
@@ -313,7 +335,9 @@ impl Stand {
             if published.is_none() {
                 let status = self.high()?;
                 let is_served = status.channel("main").and_then(|main| main.published) == Some(number);
-                published = is_served.then(Instant::now);
+                if is_served {
+                    published = Some((Instant::now(), costs()?));
+                }
                 let held = match status.release("main", number) {
                     Some(release) if release.state == ReleaseState::Refused => {
                         bail!("release {number} is refused: {}", release.reason.as_deref().unwrap_or_default())
@@ -332,13 +356,14 @@ impl Stand {
             let is_through =
                 sender.channel("main").is_some_and(|main| main.state == SendState::Complete);
             let is_over = is_through && now.duration_since(last_datagram) > Duration::from_millis(100);
-            match published {
-                Some(end) if is_through => {
-                    return Ok(Watched { is_published: true, blocks_lacking: 0, end, last_datagram });
+            match &published {
+                Some((end, costs)) if is_through => {
+                    let (end, costs) = (*end, costs.clone());
+                    return Ok(Watched { is_published: true, blocks_lacking: 0, end, last_datagram, costs });
                 }
                 None if is_over && lacking > 0 && now.duration_since(progress.0) > Duration::from_secs(2) => {
-                    let end = last_datagram;
-                    return Ok(Watched { is_published: false, blocks_lacking: lacking, end, last_datagram });
+                    let (end, costs) = (last_datagram, costs()?);
+                    return Ok(Watched { is_published: false, blocks_lacking: lacking, end, last_datagram, costs });
                 }
                 _ if now.duration_since(progress.0) > STALL_MAX && now.duration_since(last_datagram) > STALL_MAX => {
                     bail!("nothing happens any more; {lacking} blocks are lacking");
@@ -369,6 +394,37 @@ struct Watched {
     blocks_lacking: u64,
     end: Instant,
     last_datagram: Instant,
+    /// At the end, of the sender and the receiver since they started.
+    costs: (Cost, Cost),
+}
+
+/// `perf record` of both daemons; dropping it ends the recording.
+struct Perf(Vec<std::process::Child>);
+
+impl Perf {
+    fn start(folder: &Path, number: u32, low: u32, high: u32) -> Result<Self> {
+        let mut children = Vec::new();
+        for (side, pid) in [("tx", low), ("rx", high)] {
+            let file = folder.join(format!("{number:02}-{side}.data"));
+            let mut command = std::process::Command::new("perf");
+            command.args(["record", "--quiet", "-e", "cpu-clock", "-F", "499", "-g", "-p", &pid.to_string(), "-o"]);
+            command.arg(file).stdout(std::process::Stdio::null());
+            children.push(command.spawn().context("cannot run perf; the package is linux-perf")?);
+        }
+        // It has to find all threads first.
+        std::thread::sleep(Duration::from_millis(500));
+        Ok(Self(children))
+    }
+}
+
+impl Drop for Perf {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // Not killed: the file is written at the end.
+            let _ = rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::INT);
+            let _ = child.wait();
+        }
+    }
 }
 
 /// Something that never stops, on one core.
