@@ -45,7 +45,7 @@ pub const KEY_EPOCH_LOG2: u32 = 28;
 /// Sequence numbers that the replay window spans; older datagrams are refused.
 pub const REPLAY_WINDOW: u64 = 1 << 17;
 /// SESSION datagrams that are worth a signature check per second.
-pub const SESSION_CHECKS_PER_S: u32 = 20;
+pub const SESSION_CHECKS_PER_S: u32 = 200;
 
 /// Source blocks that a receiver collects at once; the least recently touched goes first when one more comes.
 pub const COLLECTING_MAX: usize = 192;

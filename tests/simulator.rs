@@ -32,7 +32,7 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const SEEDS: u64 = 3000;
+const SEEDS: u64 = 2000;
 
 /// Seeds that found a bug once.
 const REGRESSIONS: &[u64] = &[45, 54];

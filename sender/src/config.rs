@@ -10,6 +10,9 @@ use diodesync::quantity::{Rate, parse_duration, parse_percent};
 use diodesync::wire::symbol_bytes_for_mtu;
 use serde::{Deserialize, Deserializer};
 
+/// The largest share of repair symbols that a round can send: see `nominal_repair_log2`.
+const REPAIR_PERCENT_MAX: u32 = 30;
+
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -126,6 +129,14 @@ impl Config {
         if symbol_bytes_for_mtu(lane.mtu) < LANE_SYMBOL_BYTES_MIN || lane.mtu > DATAGRAM_BYTES_MAX {
             bail!("lane {}: mtu is {}, expected 576 to {DATAGRAM_BYTES_MAX}", lane.name, lane.mtu);
         }
+        if lane.repair > REPAIR_PERCENT_MAX {
+            bail!(
+                "lane {}: repair is {}%, expected 0% to {REPAIR_PERCENT_MAX}%: a block has no more repair symbols; more \
+                 rounds repair more",
+                lane.name,
+                lane.repair
+            );
+        }
         if lane.rounds == 0 {
             bail!("lane {}: rounds is 0, expected 1 to 255", lane.name);
         }
@@ -203,6 +214,7 @@ mod tests {
             (format!("{good}rate = '1gib'\n"), "line 5"),
             (format!("{good}rounds = 0\n"), "rounds is 0"),
             (format!("{good}mtu = 90\n"), "mtu is 90"),
+            (format!("{good}repair = '40%'\n"), "repair is 40%"),
             (format!("{good}[[lane]]\nname = 'b'\nto = '127.0.0.1:2'\n"), "found 2"),
             ("dir = '/x'\n".to_owned(), "missing field `lane`"),
         ] {

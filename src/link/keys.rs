@@ -13,6 +13,7 @@ use thiserror::Error;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::id::{Blake3, IdError, LinkId};
+use crate::limits::RECEIVER_KEYS_MAX;
 
 /// Why a key cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -26,6 +27,12 @@ pub enum KeyError {
          it was changed on the way; make it again with this receiver's receiver.pub"
     )]
     NotForThisReceiver,
+    /// A session is for one receiver at least, and for as many as its datagram can hold.
+    #[error("a session is sealed to 1 to {RECEIVER_KEYS_MAX} receivers, here are {found}")]
+    Receivers {
+        /// How many there are.
+        found: usize,
+    },
 }
 
 /// The sender's link key: signs sessions.

@@ -13,7 +13,7 @@ use zeroize::ZeroizeOnDrop;
 use super::keys::{EncappedKey, LinkKey, LinkVerifier, PairingSecret, ReceiverKey, ReceiverPublic, psk};
 use super::{KeyError, ReplayWindow};
 use crate::id::{LinkId, SessionNo};
-use crate::limits::KEY_EPOCH_LOG2;
+use crate::limits::{KEY_EPOCH_LOG2, RECEIVER_KEYS_MAX};
 use crate::wire::{
     SEALED_HEADER_BYTES, SIGNED_CONTEXT, Sealed, SealedHeader, SealedSecret, SessionOffer, TAG_BYTES,
 };
@@ -89,6 +89,9 @@ pub fn offer_session(
     key: &LinkKey,
     receivers: &[ReceiverPublic],
 ) -> Result<(SessionSecret, Vec<u8>), KeyError> {
+    if !(1..=RECEIVER_KEYS_MAX).contains(&receivers.len()) {
+        return Err(KeyError::Receivers { found: receivers.len() });
+    }
     let mut secret = SessionSecret([0; 32]);
     rng.fill_bytes(&mut secret.0);
     let mut sealed = Vec::with_capacity(receivers.len());

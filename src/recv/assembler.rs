@@ -67,3 +67,39 @@ impl Assembler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fec::RepairUse;
+    use crate::id::ObjectTag;
+    use crate::limits::BLOCK_BYTES;
+
+    #[test]
+    fn what_makes_room_is_named() {
+        let mut assembler = Assembler::default();
+        let oti = Oti::for_object(BLOCK_BYTES as u32 + 1, 1392, RepairUse::Control);
+        let object = |n| ObjectId::Index(ObjectTag([n; 8]));
+        for n in 0..OBJECTS_MAX as u8 {
+            assert_eq!(assembler.handle_block(object(n), oti, Sbn(1), vec![n]), Assembled::Waiting);
+        }
+        assert_eq!(
+            assembler.handle_block(object(0), oti, Sbn(1), vec![0]),
+            Assembled::Waiting,
+            "touched again"
+        );
+        let forgotten = assembler.handle_block(object(99), oti, Sbn(1), vec![9]);
+        assert_eq!(forgotten, Assembled::Forgotten(object(1), 2));
+    }
+
+    #[test]
+    fn an_object_that_is_not_what_its_tag_says_is_named() {
+        let mut assembler = Assembler::default();
+        let oti = Oti::for_object(3, 1392, RepairUse::Control);
+        let object = ObjectId::Trust(Blake3::of(b"abc").tag());
+        let whole = assembler.handle_block(object, oti, Sbn(0), b"abc".to_vec());
+        assert_eq!(whole, Assembled::Whole(b"abc".to_vec()));
+        let other = assembler.handle_block(object, oti, Sbn(0), b"abd".to_vec());
+        assert_eq!(other, Assembled::Forgotten(object, 1));
+    }
+}

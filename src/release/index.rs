@@ -312,7 +312,7 @@ pub fn check_names<'a>(names: impl Iterator<Item = &'a ArtifactName> + Clone) ->
         ArtifactName::Provider(..) => None,
     });
     let mut folded: BTreeMap<String, &FilePath> = BTreeMap::new();
-    for path in files.clone() {
+    for path in files {
         if let Some(other) = folded.insert(path.folded(), path) {
             return contradiction(format!(
                 "{path:?} and {other:?} differ only by case",
@@ -321,31 +321,41 @@ pub fn check_names<'a>(names: impl Iterator<Item = &'a ArtifactName> + Clone) ->
             ));
         }
     }
-    // Directories too: "A/x" beside "a/y" is one directory on the one side and two on the other.
-    let mut directories: BTreeMap<String, &str> = BTreeMap::new();
-    for path in files {
-        for parent in path.parents() {
-            if let Some(file) = folded.get(&parent.to_lowercase()) {
+    // Directories too: "A/x" beside "a/y" is one directory on the one side and two on the other. Paths below one
+    // directory are neighbours in this order, so each is compared with the one before, and nothing is kept for each
+    // directory: there may be sixty times as many as paths.
+    let mut before: Option<(&str, &FilePath)> = None;
+    for (key, path) in &folded {
+        for directory in prefixes(key) {
+            if let Some(file) = folded.get(directory) {
                 return contradiction(format!(
                     "{:?} is a file and the directory of {:?}",
                     file.as_str(),
                     path.as_str()
                 ));
             }
-            match directories.get(&parent.to_lowercase()) {
-                Some(other) if *other != parent => {
+        }
+        if let Some((key_before, path_before)) = before {
+            let here = prefixes(key).zip(path.parents());
+            let there = prefixes(key_before).zip(path_before.parents());
+            let shared =
+                here.zip(there).take_while(|((folded, _), (folded_before, _))| folded == folded_before);
+            for ((_, parent), (_, other)) in shared {
+                if parent != other {
                     return contradiction(format!(
                         "the directories {other:?} and {parent:?} differ only by case"
                     ));
                 }
-                Some(_) => {}
-                None => {
-                    directories.insert(parent.to_lowercase(), parent);
-                }
             }
         }
+        before = Some((key, path));
     }
     Ok(())
+}
+
+/// What stands before each `/`.
+fn prefixes(path: &str) -> impl Iterator<Item = &str> {
+    path.match_indices('/').map(|(at, _)| path.split_at(at).0)
 }
 
 fn flag(reader: &mut Reader<'_>, what: &'static str) -> Result<bool, IndexError> {

@@ -131,9 +131,20 @@ impl Rounds {
         self.settings.rounds
     }
 
-    /// Replaces the trust bundle by one with a fresher timestamp.
+    /// Replaces the trust bundle by one with a fresher timestamp, also where the one before was about to be sent.
     pub fn set_trust(&mut self, tag: ObjectTag, bytes: u32) {
         self.plan.trust = (tag, bytes);
+        let is_trust = |object: &ObjectId| matches!(object, ObjectId::Trust(_));
+        if self.control.iter().any(|(object, ..)| is_trust(object)) {
+            self.control.retain(|(object, ..)| !is_trust(object));
+            let trust = self.control_blocks(ObjectId::Trust(tag), bytes);
+            trust.into_iter().rev().for_each(|block| self.control.push_front(block));
+        }
+    }
+
+    fn control_blocks(&self, object: ObjectId, bytes: u32) -> Vec<(ObjectId, u32, Sbn)> {
+        let oti = Oti::for_object(bytes.max(1), self.settings.symbol_bytes, RepairUse::Control);
+        (0..oti.source_blocks()).map(|sbn| (object, bytes, Sbn(sbn))).collect()
     }
 
     /// Blocks of this round that went out.
@@ -146,8 +157,8 @@ impl Rounds {
             (ObjectId::Trust(self.plan.trust.0), self.plan.trust.1),
             (ObjectId::Index(self.plan.index.0), self.plan.index.1),
         ] {
-            let oti = Oti::for_object(bytes.max(1), self.settings.symbol_bytes, RepairUse::Control);
-            self.control.extend((0..oti.source_blocks()).map(|sbn| (object, bytes, Sbn(sbn))));
+            let blocks = self.control_blocks(object, bytes);
+            self.control.extend(blocks);
         }
         self.since_control = 0;
     }
@@ -305,5 +316,22 @@ mod tests {
             rounds.finished(&job);
         }
         assert_eq!(first, Some(4));
+    }
+
+    #[test]
+    fn a_fresher_trust_bundle_goes_out_instead_of_the_one_before() {
+        let now = Instant::now();
+        let mut rounds = Rounds::new(plan(1), settings(), 0, 0);
+        rounds.set_trust(ObjectTag([9; 8]), 4000);
+        let mut objects = Vec::new();
+        while let Upcoming::Job(job) = rounds.poll(now) {
+            objects.push(job.object);
+            rounds.finished(&job);
+        }
+        let (trust, index) = (ObjectId::Trust(ObjectTag([9; 8])), ObjectId::Index(ObjectTag([3; 8])));
+        assert_eq!(
+            (objects.len(), &objects[..2], &objects[3..]),
+            (5, &[trust, index][..], &[trust, index][..])
+        );
     }
 }

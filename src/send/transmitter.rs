@@ -104,13 +104,22 @@ impl Transmitter {
     }
 
     /// Every other beacon is as large as the lane's largest datagram, so that a path that carries only small ones shows.
+    /// None is larger: what does not fit is left out, the timestamp first, which a trust bundle brings too.
     fn write_beacon(&mut self, mut beacon: Beacon, out: &mut Vec<u8>) {
         beacon.is_full = self.beacons % 2 == 1;
         self.beacons += 1;
         out.resize(out.len() + SEALED_HEADER_BYTES, 0);
         let body = out.len();
-        beacon.encode(out);
         let full = body + SYMBOL_HEADER_BYTES + self.symbol_bytes;
+        beacon.encode(out);
+        while out.len() > full && !(beacon.timestamp.is_empty() && beacon.channels.is_empty()) {
+            if beacon.timestamp.is_empty() {
+                beacon.channels.pop();
+            }
+            beacon.timestamp.clear();
+            out.truncate(body);
+            beacon.encode(out);
+        }
         if beacon.is_full && out.len() < full {
             out.resize(full, 0);
         }
@@ -119,5 +128,56 @@ impl Transmitter {
     /// When there is something to send even if no block comes.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.session_due.min(self.beacon_due)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{LinkId, ReleaseNo, SessionNo};
+    use crate::limits::{BEACON_TIMESTAMP_BYTES_MAX, CHANNELS_MAX, LANE_SYMBOL_BYTES_MIN};
+    use crate::link::{LinkKey, PairingSecret, ReceiverKey, offer_session};
+    use crate::testing::SeededRng;
+    use crate::wire::{BeaconChannel, SYMBOL_OVERHEAD_BYTES};
+
+    #[test]
+    fn no_beacon_is_larger_than_the_lanes_datagrams() {
+        let channel = |n| BeaconChannel {
+            channel: format!("channel-with-a-long-name-{n:07}").parse().unwrap(),
+            newest: ReleaseNo(n),
+            rounds_done: 0,
+            rounds: 1,
+        };
+        let largest = Beacon {
+            is_full: false,
+            clock_ms: 1,
+            rate_bits_per_s: 0,
+            queued_bytes: 0,
+            timestamp: vec![b't'; BEACON_TIMESTAMP_BYTES_MAX],
+            channels: (0..CHANNELS_MAX as u64).map(channel).collect(),
+        };
+        let (number, secret) = (SessionNo(1), PairingSecret([3; 32]));
+        let receivers = [ReceiverKey::from_seed(&[2; 32]).public().clone()];
+        let key = LinkKey::from_seed(&[1; 32]);
+        for symbol_bytes in [LANE_SYMBOL_BYTES_MIN, 1392, 8896] {
+            let mut rng = SeededRng::new(1);
+            let (session, offer) =
+                offer_session(&mut rng, LinkId([7; 16]), number, &secret, &key, &receivers).unwrap();
+            let sealer = Sealer::new(session, number).unwrap();
+            let mut transmitter = Transmitter::new(sealer, offer.clone(), symbol_bytes, 1);
+            let mut now = Instant::now();
+            let mut beacons = Vec::new();
+            while beacons.len() < 4 {
+                let mut out = Vec::new();
+                match transmitter.poll_transmit(now, || largest.clone(), &mut out).unwrap() {
+                    None => now = transmitter.poll_timeout().unwrap(),
+                    Some(_) if out == offer => {}
+                    Some(sent) => beacons.push(sent.bytes),
+                }
+            }
+            let full = symbol_bytes + SYMBOL_OVERHEAD_BYTES;
+            assert!(beacons.iter().all(|bytes| *bytes <= full), "{beacons:?} of at most {full}");
+            assert_eq!((beacons[1], beacons[3]), (full, full));
+        }
     }
 }

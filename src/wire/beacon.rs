@@ -91,6 +91,11 @@ impl Beacon {
                 rounds: reader.u8()?,
             });
         }
+        // The fill says nothing, so that one beacon has one encoding and a later version may say more.
+        let fill = reader.bytes(reader.remaining())?;
+        if fill.iter().any(|octet| *octet != 0) {
+            return Err(CodecError::Trailing(fill.len()).into());
+        }
         Ok(Self { is_full, clock_ms, rate_bits_per_s, queued_bytes, timestamp, channels })
     }
 }

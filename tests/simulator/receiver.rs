@@ -175,7 +175,10 @@ impl<'a> High<'a> {
                     self.disk.objects.insert(control, octets);
                     self.judge_release();
                 }
-                Assembled::Forgotten(object, _) => panic!("a control object is spoiled: {object}"),
+                Assembled::Forgotten(object, source_blocks) => {
+                    assert!(object != control, "a control object is spoiled");
+                    (0..source_blocks).for_each(|sbn| self.collector.mark_missing(object, Sbn(sbn)));
+                }
             },
         }
     }

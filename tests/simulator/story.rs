@@ -6,6 +6,7 @@ use diodesync::fec::Added;
 use diodesync::id::SessionNo;
 use diodesync::recv::{BlockKey, CollectorStats};
 use diodesync::send::ReleasePlan;
+use diodesync::wire::SymbolHeader;
 
 use crate::model::{Model, Verdict};
 use crate::receiver::{Disk, High};
@@ -220,7 +221,7 @@ impl<'a> Story<'a> {
 
     fn arrive(&mut self, arrivals: Vec<Arrival>) {
         if self.high.is_none() {
-            return arrivals.iter().for_each(|arrival| self.path.is_gone(&arrival.truth));
+            return arrivals.iter().for_each(|arrival| self.path.note_gone(&arrival.truth));
         }
         for arrival in arrivals {
             self.outcome.datagrams += 1;
@@ -234,13 +235,11 @@ impl<'a> Story<'a> {
                 "expected {expected:?}, found {found:?}: {arrival:?}"
             );
             match found {
-                Verdict::Symbol(header) if self.model.add(&header) == Some(Added::Enough) => {
-                    self.due.push(BlockKey { object: header.object, sbn: header.sbn, oti: header.oti });
-                }
+                Verdict::Symbol(header) => self.add(&header),
                 Verdict::Refused | Verdict::Replayed => {
                     self.outcome.refused += 1;
                     // What overtakes its session is as good as lost.
-                    self.path.is_gone(&arrival.truth);
+                    self.path.note_gone(&arrival.truth);
                 }
                 _ => {}
             }
@@ -256,6 +255,12 @@ impl<'a> Story<'a> {
                 self.high().record();
                 self.model.record();
             }
+        }
+    }
+
+    fn add(&mut self, header: &SymbolHeader) {
+        if self.model.add(header) == Some(Added::Enough) {
+            self.due.push(BlockKey { object: header.object, sbn: header.sbn, oti: header.oti });
         }
     }
 

@@ -170,12 +170,12 @@ impl Path {
         let in_burst = self.burst_left > 0;
         self.burst_left = self.burst_left.saturating_sub(1);
         if (in_burst || self.rng.chance(self.weather.loss)) && self.may_lose(&truth) {
-            self.is_gone(&truth);
+            self.note_gone(&truth);
             return;
         }
         let (cut, flipped) = (self.rng.chance(self.weather.cut), self.rng.chance(self.weather.flipped));
         if (cut || flipped) && self.may_lose(&truth) {
-            self.is_gone(&truth);
+            self.note_gone(&truth);
             arrival.truth = Truth::Lie;
             let at = self.rng.range(0, arrival.octets.len() - 1);
             if cut {
@@ -194,7 +194,7 @@ impl Path {
     }
 
     /// Counts a sealed datagram as one that never came.
-    pub fn is_gone(&mut self, truth: &Truth) {
+    pub fn note_gone(&mut self, truth: &Truth) {
         if let Truth::Symbol { session, sequence, .. } | Truth::Beacon { session, sequence } = truth {
             self.gone.insert((*session, *sequence));
         }
