@@ -88,7 +88,8 @@ impl Gap {
         let unique = format!("diode-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let gap = Self { low: format!("{unique}-low"), high: format!("{unique}-high"), family };
         // From here on, dropping `gap` cleans up.
-        gap.build(loss, batches).map_err(|error| Skip::incurable(format!("this kernel refused: {error:#}")))?;
+        gap.build(loss, batches)
+            .map_err(|error| Skip::incurable(format!("this kernel refused: {error:#}")))?;
         Ok(gap)
     }
 

@@ -35,6 +35,8 @@ use crate::weather::{Link, Weather};
 const START_MAX: Duration = Duration::from_secs(30);
 /// How long a command may take that has no reason to wait.
 const COMMAND_MAX: Duration = Duration::from_secs(120);
+/// The lane's port, between namespaces.
+pub const LANE_PORT: u16 = 7400;
 /// How much of each log a failing test shows.
 const LOG_LINES: usize = 120;
 
@@ -114,7 +116,16 @@ impl Side {
     fn new(program: &Path, dir: PathBuf, name: &str, prefix: Vec<OsString>, own_group: bool) -> Self {
         let config = dir.join(format!("{name}.toml"));
         let log = dir.with_extension("log");
-        Self { program: program.to_owned(), dir, config, log, prefix, wrapper: Vec::new(), own_group, child: None }
+        Self {
+            program: program.to_owned(),
+            dir,
+            config,
+            log,
+            prefix,
+            wrapper: Vec::new(),
+            own_group,
+            child: None,
+        }
     }
 
     /// The folder of keys and state.
@@ -390,7 +401,7 @@ impl Pair {
 
     /// Makes and pairs both sides in two namespaces. Nothing runs yet.
     pub fn over_gap(setup: &Setup, gap: Gap) -> Result<Self> {
-        let lane = SocketAddr::from((gap.high_ip(), 7400));
+        let lane = SocketAddr::from((gap.high_ip(), LANE_PORT));
         Self::make(setup, Route::Gap(gap), lane, lane)
     }
 

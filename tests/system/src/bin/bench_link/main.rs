@@ -8,10 +8,12 @@
 
 mod control;
 mod meter;
+mod plot;
 mod raw;
 mod report;
 mod rows;
 mod stand;
+mod wire;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -39,6 +41,12 @@ pub struct Options {
     /// Runs of each goodput, of which the median counts
     #[arg(long, default_value_t = 3, value_name = "N")]
     runs: usize,
+    /// The lane's rate where the table says "max"
+    #[arg(long, default_value = "max", value_name = "RATE")]
+    rate: String,
+    /// Draw goodput against loss, 0 to 10 %, into this SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
     /// Also CPU seconds for each GiB by thread
     #[arg(long)]
     threads: bool,
@@ -107,6 +115,10 @@ fn run(mut options: Options) -> Result<()> {
         eprintln!("note: {} is not a tmpfs; its speed is part of what is measured", dir.display());
     }
     let report = rows::measure(&options)?;
+    if let Some(path) = &options.plot {
+        std::fs::write(path, plot::svg(&report))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
     if options.json {
         println!("{:#}", report.to_json()?);
     } else {

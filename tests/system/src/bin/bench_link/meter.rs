@@ -43,9 +43,10 @@ impl Cost {
 
     /// What was used since `before`. The memory is that of now.
     pub fn since(&self, before: &Self) -> Self {
-        let threads = self.threads.iter().map(|(name, now)| {
-            (name.clone(), now - before.threads.get(name).copied().unwrap_or_default())
-        });
+        let threads = self
+            .threads
+            .iter()
+            .map(|(name, now)| (name.clone(), now - before.threads.get(name).copied().unwrap_or_default()));
         Self {
             cpu_s: self.cpu_s - before.cpu_s,
             user_s: self.user_s - before.user_s,

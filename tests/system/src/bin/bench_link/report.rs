@@ -49,8 +49,21 @@ pub struct Report {
     pub raw: Vec<Raw>,
     /// Plain UDP at an MTU of 9000.
     pub raw_jumbo: Vec<Raw>,
+    /// Goodput against loss.
+    pub curve: Vec<Point>,
     /// The table.
     pub rows: Vec<Row>,
+}
+
+/// One point of the plot.
+#[derive(Debug, Clone, Serialize)]
+pub struct Point {
+    /// Random loss.
+    pub loss_percent: f64,
+    /// Goodput; none if the release did not arrive.
+    pub gbit_s: Option<f64>,
+    /// Rounds that the sender had for it.
+    pub rounds: u32,
 }
 
 /// The one in the middle.
@@ -75,7 +88,11 @@ impl Report {
     pub fn to_text(&self, with_threads: bool) -> String {
         let mut out = String::new();
         let _ = writeln!(out, "{}, {}, commit {}", self.date, self.machine, self.commit);
-        let _ = writeln!(out, "{:.2} GiB in 1,000 blobs; goodput is content per time from the release command to publication", gib(self.size_bytes));
+        let _ = writeln!(
+            out,
+            "{:.2} GiB in 1,000 blobs; goodput is content per time from the release command to publication",
+            gib(self.size_bytes)
+        );
         for (what, raw) in [("MTU 1500", &self.raw), ("MTU 9000", &self.raw_jumbo)] {
             if raw.is_empty() {
                 continue;
@@ -114,11 +131,27 @@ impl Report {
         out
     }
 
+    /// Plain UDP at an MTU of 1500.
+    pub fn raw_gbit_s(&self) -> Option<f64> {
+        median(self.raw.iter().map(|raw| raw.gbit_s))
+    }
+
     /// One line for each run.
     fn costs(&self) -> Vec<[String; 13]> {
         let head = [
-            "run", "Gbit/s", "CPU s/GiB tx", "rx", "softirqd", "RSS MiB tx", "rx", "lost %", "in kernel", "repaired",
-            "last→pub s", "others", "stolen",
+            "run",
+            "Gbit/s",
+            "CPU s/GiB tx",
+            "rx",
+            "softirqd",
+            "RSS MiB tx",
+            "rx",
+            "lost %",
+            "in kernel",
+            "repaired",
+            "last→pub s",
+            "others",
+            "stolen",
         ];
         let mut table = vec![head.map(str::to_owned)];
         for (row, run) in self.rows.iter().flat_map(|row| row.runs.iter().map(move |run| (row, run))) {
@@ -152,7 +185,8 @@ impl Report {
     fn threads(&self) -> Vec<Vec<String>> {
         let mut columns = Vec::new();
         for row in &self.rows {
-            let mut runs: Vec<&Crossing> = row.runs.iter().filter(|run| gib(run.content_bytes) > 0.05).collect();
+            let mut runs: Vec<&Crossing> =
+                row.runs.iter().filter(|run| gib(run.content_bytes) > 0.05).collect();
             runs.sort_by(|a, b| a.cpu_s_per_gib().total_cmp(&b.cpu_s_per_gib()));
             if let Some(run) = runs.get(runs.len() / 2) {
                 columns.push((row.name.clone(), *run));
@@ -163,7 +197,9 @@ impl Report {
             for (side, cost) in [("1 tx", &run.low), ("2 rx", &run.high)] {
                 let user = [("(user mode)".to_owned(), cost.user_s), ("(all)".to_owned(), cost.cpu_s)];
                 for (thread, seconds) in cost.threads.clone().into_iter().chain(user) {
-                    let cells = names.entry(format!("{side} {thread}")).or_insert_with(|| vec![String::new(); columns.len()]);
+                    let cells = names
+                        .entry(format!("{side} {thread}"))
+                        .or_insert_with(|| vec![String::new(); columns.len()]);
                     if let Some(cell) = cells.get_mut(at) {
                         *cell = format!("{:.2}", seconds / gib(run.content_bytes));
                     }
@@ -186,7 +222,8 @@ impl Report {
 /// Columns as wide as they have to be.
 fn write_table<R: AsRef<[String]>>(out: &mut String, rows: &[R]) {
     let columns = rows.iter().map(|row| row.as_ref().len()).max().unwrap_or(0);
-    let width = |at: usize| rows.iter().filter_map(|row| row.as_ref().get(at)).map(|cell| cell.chars().count()).max();
+    let width =
+        |at: usize| rows.iter().filter_map(|row| row.as_ref().get(at)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|at| width(at).unwrap_or(0)).collect();
     for row in rows {
         let mut line = String::new();

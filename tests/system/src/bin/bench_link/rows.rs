@@ -6,8 +6,9 @@ use anyhow::{Context as _, Result};
 
 use crate::Options;
 use crate::raw::{self, Raw};
-use crate::report::{Report, Row, median};
+use crate::report::{Point, Report, Row, median};
 use crate::stand::{Crossing, Stand, Weather, gib};
+use crate::wire;
 
 /// Names for `--only`.
 pub const NAMES: [(&str, &str); 12] = [
@@ -41,6 +42,7 @@ pub fn measure(options: &Options) -> Result<Report> {
             size_bytes: options.size / BLOBS * BLOBS,
             raw: Vec::new(),
             raw_jumbo: Vec::new(),
+            curve: Vec::new(),
             rows: Vec::new(),
         },
     };
@@ -59,10 +61,16 @@ impl Bench<'_> {
     }
 
     fn run(&mut self) -> Result<()> {
-        let large = ["loss0", "loss1", "loss5", "loss1each", "jumbo", "stock", "burst", "slow", "delta", "rates"];
-        if large.iter().any(|name| self.wants(name)) {
+        let large =
+            ["loss0", "loss1", "loss5", "loss1each", "jumbo", "stock", "burst", "slow", "delta", "rates"];
+        if self.options.plot.is_some() || large.iter().any(|name| self.wants(name)) {
             let mut stand = self.stand("link")?;
             let done = self.large(&mut stand);
+            explain(&mut stand, done)?;
+        }
+        if self.wants("tiny") {
+            let mut stand = self.stand("tiny")?;
+            let done = self.tiny(&mut stand);
             explain(&mut stand, done)?;
         }
         if self.wants("files") {
@@ -89,7 +97,11 @@ impl Bench<'_> {
         gap.set_loss(0.0)?;
         let raw = raw::measure(gap, mtu, 4 << 30)?;
         say(&format!("plain UDP, MTU {mtu}: {:.2} Gbit/s, {:.1} % lost", raw.gbit_s, raw.lost * 100.0));
-        if mtu == 1500 { self.report.raw.push(raw) } else { self.report.raw_jumbo.push(raw) }
+        if mtu == 1500 {
+            self.report.raw.push(raw)
+        } else {
+            self.report.raw_jumbo.push(raw)
+        }
         Ok(())
     }
 
@@ -103,12 +115,19 @@ impl Bench<'_> {
         }
         say(&format!("submitted {:.2} GiB in {seconds:.1} s", gib(self.report.size_bytes)));
         self.raw(stand, 1500)?;
+        let clear = self.weather();
         let goodputs = [
-            ("loss0", "goodput, no loss", 6.0, 8.5, Weather::default()),
-            ("loss1", "goodput, 1 % loss", 5.0, 7.0, Weather { loss: 0.01, ..Weather::default() }),
-            ("loss5", "goodput, 5 % loss", 3.5, 5.0, Weather { loss: 0.05, ..Weather::default() }),
-            ("loss1each", "the same, 1 %, no GRO", 0.0, 0.0, Weather { loss: 0.01, gro: false, ..Weather::default() }),
-            ("jumbo", "goodput, MTU 9000", 8.0, 12.0, Weather { mtu: 9000, ..Weather::default() }),
+            ("loss0", "goodput, no loss", 6.0, 8.5, clear.clone()),
+            ("loss1", "goodput, 1 % loss", 5.0, 7.0, Weather { loss: 0.01, ..clear.clone() }),
+            ("loss5", "goodput, 5 % loss", 3.5, 5.0, Weather { loss: 0.05, ..clear.clone() }),
+            (
+                "loss1each",
+                "the same, 1 %, no GRO",
+                0.0,
+                0.0,
+                Weather { loss: 0.01, gro: false, ..clear.clone() },
+            ),
+            ("jumbo", "goodput, MTU 9000", 8.0, 12.0, Weather { mtu: 9000, ..clear }),
         ];
         for (name, what, must, aim, weather) in goodputs {
             if self.wants(name) {
@@ -129,11 +148,35 @@ impl Bench<'_> {
         if self.wants("slow") {
             self.slow(stand)?;
         }
+        if self.options.plot.is_some() {
+            self.curve(stand)?;
+        }
         if self.wants("delta") {
             self.delta(stand)?;
         }
         self.raw(stand, 1500)?;
         self.ratios();
+        Ok(())
+    }
+
+    /// As fast as it goes, or at the rate that was asked for.
+    fn weather(&self) -> Weather {
+        Weather { rate: self.options.rate.clone(), ..Weather::default() }
+    }
+
+    /// Goodput against loss.
+    fn curve(&mut self, stand: &mut Stand) -> Result<()> {
+        for percent in [0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0] {
+            let mut weather = Weather { loss: percent / 100.0, ..self.weather() };
+            let mut crossing = stand.cross(&weather)?;
+            if !crossing.is_published {
+                weather.rounds = 4;
+                crossing = stand.cross(&weather)?;
+            }
+            tell(&format!("plot {percent} %"), &crossing);
+            let gbit_s = crossing.is_published.then(|| crossing.gbit_s());
+            self.report.curve.push(Point { loss_percent: percent, gbit_s, rounds: weather.rounds });
+        }
         Ok(())
     }
 
@@ -152,7 +195,10 @@ impl Bench<'_> {
             let crossing = stand.cross(&weather)?;
             tell(name, &crossing);
             if !crossing.is_published && weather.rounds == 1 {
-                note = format!("{} blocks lacking after one round; 4 rounds without a gap: ", crossing.blocks_lacking);
+                note = format!(
+                    "{} blocks lacking after one round; 4 rounds without a gap: ",
+                    crossing.blocks_lacking
+                );
                 weather.rounds = 4;
                 runs.clear();
                 continue;
@@ -187,8 +233,10 @@ impl Bench<'_> {
     fn rates(&mut self, stand: &mut Stand) -> Result<()> {
         let mut runs = Vec::new();
         let mut best = None;
-        for rate in ["1gbit", "1.5gbit", "2gbit", "2.5gbit", "3gbit", "4gbit", "5gbit", "6gbit", "8gbit", "10gbit"] {
-            let crossing = stand.cross(&Weather { rate, ..Weather::default() })?;
+        for rate in
+            ["1gbit", "1.5gbit", "2gbit", "2.5gbit", "3gbit", "4gbit", "5gbit", "6gbit", "8gbit", "10gbit"]
+        {
+            let crossing = stand.cross(&Weather { rate: rate.to_owned(), ..Weather::default() })?;
             tell(&format!("rates {rate}"), &crossing);
             let is_clean = crossing.is_published && crossing.lost == 0;
             if is_clean {
@@ -225,7 +273,8 @@ impl Bench<'_> {
             let Some(row) = of(name) else { continue };
             let value = median(row.runs.iter().map(Crossing::cpu_s_per_gib));
             let softirqd = median(row.runs.iter().map(|run| run.besides.softirqd_s / gib(run.content_bytes)));
-            let note = format!("and {:.2} s of ksoftirqd, in no process' account", softirqd.unwrap_or_default());
+            let note =
+                format!("and {:.2} s of ksoftirqd, in no process' account", softirqd.unwrap_or_default());
             rows.push(plain(&format!("cpu-{name}"), what, (must, aim), "s/GiB", value, &note));
         }
         if let Some(row) = of("loss0") {
@@ -250,7 +299,8 @@ impl Bench<'_> {
         let limit = ReceiveLimit::set(STOCK_RMEM_MAX)?;
         let mut runs = Vec::new();
         for rate in ["1gbit", "2gbit"] {
-            let crossing = stand.cross(&Weather { rate, unprivileged: true, ..Weather::default() })?;
+            let crossing =
+                stand.cross(&Weather { rate: rate.to_owned(), unprivileged: true, ..Weather::default() })?;
             tell(&format!("stock {rate}"), &crossing);
             runs.push(crossing);
         }
@@ -262,7 +312,9 @@ impl Bench<'_> {
             .map(|(rate, run)| match run.is_published {
                 true if run.kernel_drops == 0 => format!("{rate}: complete"),
                 true => format!("{rate}: complete, {} dropped", run.kernel_drops),
-                false => format!("{rate}: {} blocks lacking, {} dropped", run.blocks_lacking, run.kernel_drops),
+                false => {
+                    format!("{rate}: {} blocks lacking, {} dropped", run.blocks_lacking, run.kernel_drops)
+                }
             })
             .collect();
         self.report.rows.push(Row {
@@ -283,7 +335,8 @@ impl Bench<'_> {
     fn burst(&mut self, stand: &mut Stand) -> Result<()> {
         // 50 ms at 1 Gbit/s.
         let burst_bytes = 6_250_000;
-        let crossing = stand.cross(&Weather { rate: "1gbit", burst_bytes, ..Weather::default() })?;
+        let crossing =
+            stand.cross(&Weather { rate: "1gbit".to_owned(), burst_bytes, ..Weather::default() })?;
         tell("burst", &crossing);
         let measured = if crossing.is_published {
             format!("nothing lost, {} repaired", crossing.repaired)
@@ -323,14 +376,15 @@ impl Bench<'_> {
             value: None,
             ratio_to_raw: None,
             is_reached: Some(crossing.is_published && (crossing.lost == 0 || crossing.kernel_drops > 0)),
-            note: "4 rounds without a gap; the receiver on one core, which something else wants too".to_owned(),
+            note: "4 rounds without a gap; the receiver on one core, which something else wants too"
+                .to_owned(),
             runs: vec![crossing],
         });
         Ok(())
     }
 
     fn delta(&mut self, stand: &mut Stand) -> Result<()> {
-        let first = stand.cross(&Weather { rate: "1gbit", ..Weather::default() })?;
+        let first = stand.cross(&Weather { rate: "1gbit".to_owned(), ..Weather::default() })?;
         tell("delta: first", &first);
         let blob_bytes = self.report.size_bytes / BLOBS;
         let changed = (0..BLOBS / 100).map(|number| (blob_name(number * 100 + 7), BLOBS + number));
@@ -339,7 +393,8 @@ impl Bench<'_> {
         tell("delta: second", &second);
         let value = 100.0 * second.sent_datagrams as f64 / first.sent_datagrams as f64;
         let note = if second.is_published { "at 1 Gbit/s" } else { "NOT published" };
-        let mut row = plain("delta", "1 % of the blobs changed", (1.3, 1.15), "% of the datagrams", Some(value), note);
+        let mut row =
+            plain("delta", "1 % of the blobs changed", (1.3, 1.15), "% of the datagrams", Some(value), note);
         row.runs = vec![first, second];
         self.report.rows.push(row);
         Ok(())
@@ -354,10 +409,36 @@ impl Bench<'_> {
         tell("files", &crossing);
         let cross = crossing.is_published.then(|| f64::from(count) / crossing.seconds);
         let note = format!("{count} files of 4 KiB");
-        self.report.rows.push(plain_least("submit", "small files, submit", (10_000.0, 20_000.0), "files/s", Some(submit), &note));
-        let mut row = plain_least("files", "small files, over the link", (20_000.0, 40_000.0), "files/s", cross, &note);
+        self.report.rows.push(plain_least(
+            "submit",
+            "small files, submit",
+            (10_000.0, 20_000.0),
+            "files/s",
+            Some(submit),
+            &note,
+        ));
+        let mut row =
+            plain_least("files", "small files, over the link", (20_000.0, 40_000.0), "files/s", cross, &note);
         row.runs = vec![crossing];
         self.report.rows.push(row);
+        Ok(())
+    }
+
+    fn tiny(&mut self, stand: &mut Stand) -> Result<()> {
+        let wire = wire::one_file(stand, 1024)?;
+        let value = (wire.index + wire.block) as f64 / 1024.0;
+        let note = format!(
+            "index {} octets, block {}, IP and UDP headers included; besides: trust {}, sessions {}, beacons {}",
+            wire.index, wire.block, wire.trust, wire.sessions, wire.beacons
+        );
+        self.report.rows.push(plain(
+            "tiny",
+            "one file of 1 KiB, on the wire",
+            (8.0, 4.0),
+            "KiB",
+            Some(value),
+            &note,
+        ));
         Ok(())
     }
 
@@ -375,7 +456,8 @@ impl Bench<'_> {
             if row.name == "loss0" {
                 row.must = "6 Gbit/s, 0.55".to_owned();
                 row.aim = "8.5 Gbit/s, 0.8".to_owned();
-                row.is_reached = row.is_reached.map(|is| is && row.ratio_to_raw.is_some_and(|ratio| ratio >= 0.55));
+                row.is_reached =
+                    row.is_reached.map(|is| is && row.ratio_to_raw.is_some_and(|ratio| ratio >= 0.55));
             }
         }
     }
@@ -398,7 +480,14 @@ fn plain(name: &str, what: &str, (must, aim): (f64, f64), unit: &str, value: Opt
 }
 
 /// A row with a number that must be at least `must`.
-fn plain_least(name: &str, what: &str, (must, aim): (f64, f64), unit: &str, value: Option<f64>, note: &str) -> Row {
+fn plain_least(
+    name: &str,
+    what: &str,
+    (must, aim): (f64, f64),
+    unit: &str,
+    value: Option<f64>,
+    note: &str,
+) -> Row {
     let mut row = plain(name, what, (must, aim), unit, value, note);
     row.must = format!("≥ {must} {unit}");
     row.measured = value.map_or("-".to_owned(), |value| format!("{value:.0} {unit}"));
@@ -411,7 +500,8 @@ fn blob_name(number: u64) -> String {
 }
 
 fn tell(name: &str, run: &Crossing) {
-    let speed = if run.is_published { format!("{:.2} Gbit/s", run.gbit_s()) } else { "NOT published".to_owned() };
+    let speed =
+        if run.is_published { format!("{:.2} Gbit/s", run.gbit_s()) } else { "NOT published".to_owned() };
     say(&format!(
         "{name}: {speed} in {:.1} s, CPU s/GiB {:.2} + {:.2}, lost {} ({} in the kernel), {} blocks lacking, others {:.2} cores",
         run.seconds,
@@ -463,7 +553,12 @@ fn said(program: &str, arguments: &[&str]) -> String {
 
 fn machine() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':')).map(|(_, name)| name);
+    let model =
+        info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':')).map(|(_, name)| name);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{}, {cores} cores, Linux {}", model.unwrap_or("unknown processor").trim(), said("uname", &["-r"]))
+    format!(
+        "{}, {cores} cores, Linux {}",
+        model.unwrap_or("unknown processor").trim(),
+        said("uname", &["-r"])
+    )
 }

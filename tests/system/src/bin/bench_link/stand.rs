@@ -5,6 +5,7 @@
 //! empty receiver, and counters and peak memory are its own.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use diodesync_system::netns::Gap;
 use diodesync_system::prng::Prng;
-use diodesync_system::side::{Pair, Setup};
+use diodesync_system::side::{LANE_PORT, Pair, Setup};
 use diodesync_system::status::{ReceiverStatus, ReleaseState, SendState, SenderStatus};
 use serde::Serialize;
 
@@ -38,7 +39,7 @@ const WRAPPER: [&str; 4] = ["setpriv", "--pdeathsig", "KILL", "--"];
 #[derive(Debug, Clone, Serialize)]
 pub struct Weather {
     /// `lane.rate`.
-    pub rate: &'static str,
+    pub rate: String,
     /// `lane.mtu`, and the path's.
     pub mtu: u16,
     /// The share of packets lost at random.
@@ -58,7 +59,7 @@ pub struct Weather {
 impl Default for Weather {
     fn default() -> Self {
         Self {
-            rate: "max",
+            rate: "max".to_owned(),
             mtu: 1500,
             loss: 0.0,
             gro: true,
@@ -171,6 +172,11 @@ impl Stand {
         self.pair.gap().context("there are no namespaces")
     }
 
+    /// Where the sender's datagrams go.
+    pub fn low_address(&self) -> Result<SocketAddr> {
+        Ok(SocketAddr::new(self.gap()?.high_ip(), LANE_PORT))
+    }
+
     /// The pair.
     pub fn pair(&mut self) -> &mut Pair {
         &mut self.pair
@@ -182,11 +188,7 @@ impl Stand {
     }
 
     /// Writes files of random content and submits them under `data/`, then removes them. How long the submission took.
-    pub fn submit(
-        &mut self,
-        files: impl Iterator<Item = (String, u64)>,
-        bytes: u64,
-    ) -> Result<f64> {
+    pub fn submit(&mut self, files: impl Iterator<Item = (String, u64)>, bytes: u64) -> Result<f64> {
         self.start_low()?;
         let folder = self.pair.dir.join("data");
         fs::create_dir(&folder)?;
@@ -231,7 +233,7 @@ impl Stand {
         let high = self.pair.high.dir().to_owned();
         fs::remove_dir_all(&high)?;
         copy_tree(&self.fresh, &high)?;
-        self.pair.low.set(&["lane", "rate"], weather.rate)?;
+        self.pair.low.set(&["lane", "rate"], weather.rate.clone())?;
         self.pair.low.set(&["lane", "mtu"], i64::from(weather.mtu))?;
         self.pair.low.set(&["lane", "rounds"], i64::from(weather.rounds))?;
         match weather.rounds {
@@ -303,7 +305,13 @@ impl Stand {
     }
 
     /// Waits until the release is published, or the sender is through and nothing comes any more.
-    fn watch(&mut self, weather: &Weather, number: u64, started: Instant, pids: (u32, u32)) -> Result<Watched> {
+    fn watch(
+        &mut self,
+        weather: &Weather,
+        number: u64,
+        started: Instant,
+        pids: (u32, u32),
+    ) -> Result<Watched> {
         let costs = || Ok::<_, anyhow::Error>((Cost::of(pids.0)?, Cost::of(pids.1)?));
         let high = pids.1;
         let mut packets = arrivals(high)?;
@@ -340,7 +348,10 @@ impl Stand {
                 }
                 let held = match status.release("main", number) {
                     Some(release) if release.state == ReleaseState::Refused => {
-                        bail!("release {number} is refused: {}", release.reason.as_deref().unwrap_or_default())
+                        bail!(
+                            "release {number} is refused: {}",
+                            release.reason.as_deref().unwrap_or_default()
+                        )
                     }
                     Some(release) => {
                         lacking = release.blocks_needed - release.blocks_held;
@@ -353,8 +364,7 @@ impl Stand {
                 }
             }
             let sender = self.low()?;
-            let is_through =
-                sender.channel("main").is_some_and(|main| main.state == SendState::Complete);
+            let is_through = sender.channel("main").is_some_and(|main| main.state == SendState::Complete);
             let is_over = is_through && now.duration_since(last_datagram) > Duration::from_millis(100);
             match &published {
                 Some((end, costs)) if is_through => {
@@ -363,9 +373,17 @@ impl Stand {
                 }
                 None if is_over && lacking > 0 && now.duration_since(progress.0) > Duration::from_secs(2) => {
                     let (end, costs) = (last_datagram, costs()?);
-                    return Ok(Watched { is_published: false, blocks_lacking: lacking, end, last_datagram, costs });
+                    return Ok(Watched {
+                        is_published: false,
+                        blocks_lacking: lacking,
+                        end,
+                        last_datagram,
+                        costs,
+                    });
                 }
-                _ if now.duration_since(progress.0) > STALL_MAX && now.duration_since(last_datagram) > STALL_MAX => {
+                _ if now.duration_since(progress.0) > STALL_MAX
+                    && now.duration_since(last_datagram) > STALL_MAX =>
+                {
                     bail!("nothing happens any more; {lacking} blocks are lacking");
                 }
                 _ => {}
@@ -407,7 +425,18 @@ impl Perf {
         for (side, pid) in [("tx", low), ("rx", high)] {
             let file = folder.join(format!("{number:02}-{side}.data"));
             let mut command = std::process::Command::new("perf");
-            command.args(["record", "--quiet", "-e", "cpu-clock", "-F", "499", "-g", "-p", &pid.to_string(), "-o"]);
+            command.args([
+                "record",
+                "--quiet",
+                "-e",
+                "cpu-clock",
+                "-F",
+                "499",
+                "-g",
+                "-p",
+                &pid.to_string(),
+                "-o",
+            ]);
             command.arg(file).stdout(std::process::Stdio::null());
             children.push(command.spawn().context("cannot run perf; the package is linux-perf")?);
         }
@@ -421,7 +450,10 @@ impl Drop for Perf {
     fn drop(&mut self) {
         for child in &mut self.0 {
             // Not killed: the file is written at the end.
-            let _ = rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::INT);
+            let _ = rustix::process::kill_process(
+                rustix::process::Pid::from_child(child),
+                rustix::process::Signal::INT,
+            );
             let _ = child.wait();
         }
     }
