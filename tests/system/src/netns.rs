@@ -9,6 +9,10 @@
 //!
 //! Each datagram is a packet of its own on the veth pair (no segmentation offload), so that loss hits datagrams and
 //! not the kernel's batches. Clients of the mirror run inside HIGH, over its loopback.
+//!
+//! For measuring, [`Gap::open_fast`] makes the path as a network card would: the low side hands large batches to the
+//! device, which cuts them, and the high side joins what arrives (GRO). Its losses come after that, so one loss takes
+//! a run of datagrams; [`Gap::set_gro`] switches the joining off.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
@@ -37,6 +41,15 @@ pub enum Family {
     V6,
 }
 
+/// Where the datagrams of one large send are cut and joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Batches {
+    /// Nothing is ever more than one datagram.
+    Never,
+    /// The sending device cuts, the receiving one joins.
+    AsACard,
+}
+
 /// Two namespaces and the path between them. Dropping it removes both; stop what runs in them first.
 #[derive(Debug)]
 pub struct Gap {
@@ -48,6 +61,19 @@ pub struct Gap {
 impl Gap {
     /// Makes the namespaces, with `loss` (0 to 1) on the way.
     pub fn open(family: Family, loss: f64) -> Result<Self, Skip> {
+        Self::open_as(family, loss, Batches::Never)
+    }
+
+    /// Makes the namespaces without loss, over IPv4, for measuring speed: datagrams are cut where a network card would
+    /// cut them, and joined where one would join them. Needs `ethtool`.
+    pub fn open_fast() -> Result<Self, Skip> {
+        if let Err(error) = Command::new("ethtool").arg("--version").output() {
+            return Err(Skip::curable(format!("cannot run ethtool ({error}); the package is ethtool")));
+        }
+        Self::open_as(Family::V4, 0.0, Batches::AsACard)
+    }
+
+    fn open_as(family: Family, loss: f64, batches: Batches) -> Result<Self, Skip> {
         if !rustix::process::geteuid().is_root() {
             return Err(Skip::curable("network namespaces need root"));
         }
@@ -62,13 +88,13 @@ impl Gap {
         let unique = format!("diode-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let gap = Self { low: format!("{unique}-low"), high: format!("{unique}-high"), family };
         // From here on, dropping `gap` cleans up.
-        gap.build(loss).map_err(|error| Skip::incurable(format!("this kernel refused: {error:#}")))?;
+        gap.build(loss, batches)
+            .map_err(|error| Skip::incurable(format!("this kernel refused: {error:#}")))?;
         Ok(gap)
     }
 
-    fn build(&self, loss: f64) -> Result<()> {
+    fn build(&self, loss: f64, batches: Batches) -> Result<()> {
         let (low, high) = (self.low.as_str(), self.high.as_str());
-        let tables = self.tables();
         run("ip", &["netns", "add", low])?;
         run("ip", &["netns", "add", high])?;
         run(
@@ -98,34 +124,62 @@ impl Gap {
                 &[tables, "-A", "OUTPUT", "-m", "comment", "--comment", "back", "-j", "DROP"],
             )?;
         }
-        let probability = loss.to_string();
-        in_namespace(
-            high,
-            &[
-                tables,
-                "-A",
-                "INPUT",
-                "-i",
-                DEVICE,
-                "-m",
-                "statistic",
-                "--mode",
-                "random",
-                "--probability",
-                &probability,
-                "-m",
-                "comment",
-                "--comment",
-                "loss",
-                "-j",
-                "DROP",
-            ],
-        )?;
+        self.add_loss(loss)?;
         self.connect(low, HIGH_MAC)?;
         self.connect(high, LOW_MAC)?;
-        // Every datagram its own packet: the low side segments before the veth, the high side does not merge.
-        run("ip", &["-n", low, "link", "set", "dev", DEVICE, "gso_max_segs", "1"])?;
+        match batches {
+            // Every datagram its own packet: the low side segments before the veth, the high side does not merge.
+            Batches::Never => run("ip", &["-n", low, "link", "set", "dev", DEVICE, "gso_max_segs", "1"]),
+            Batches::AsACard => {
+                in_namespace(low, &["ethtool", "-K", DEVICE, "tx-udp-segmentation", "off"])?;
+                self.set_gro(true)
+            }
+        }
+    }
+
+    fn add_loss(&self, loss: f64) -> Result<()> {
+        let probability = loss.to_string();
+        let random = ["-m", "statistic", "--mode", "random", "--probability", probability.as_str()];
+        self.add_drop("loss", &random)
+    }
+
+    /// Adds a rule that drops what arrives and matches, and that is counted under `comment`.
+    fn add_drop(&self, comment: &str, matching: &[&str]) -> Result<()> {
+        let head = [self.tables(), "-A", "INPUT", "-i", DEVICE];
+        let tail = ["-m", "comment", "--comment", comment, "-j", "DROP"];
+        in_namespace(&self.high, &[&head, matching, &tail].concat())
+    }
+
+    /// From now on loses `loss` (0 to 1) of what arrives. The counter of [`Gap::lost`] starts anew. Without loss there
+    /// is no rule that would take time for each packet.
+    pub fn set_loss(&self, loss: f64) -> Result<()> {
+        in_namespace(&self.high, &[self.tables(), "-F", "INPUT"])?;
+        if loss > 0.0 { self.add_loss(loss) } else { Ok(()) }
+    }
+
+    /// Loses the next `bytes` octets that arrive (IP and UDP headers included), whatever they are. It adds to
+    /// [`Gap::set_loss`], which ends it.
+    pub fn lose_next(&self, bytes: u64) -> Result<()> {
+        self.add_drop("burst", &["-m", "quota", "--quota", &bytes.to_string()])
+    }
+
+    /// Octets lost by [`Gap::lose_next`].
+    pub fn lost_in_burst(&self) -> Result<u64> {
+        self.rule_column(self.tables(), "INPUT", "burst", 1)
+    }
+
+    /// Octets that a packet of the path may have.
+    pub fn set_mtu(&self, mtu: u16) -> Result<()> {
+        for namespace in [&self.low, &self.high] {
+            run("ip", &["-n", namespace, "link", "set", "dev", DEVICE, "mtu", &mtu.to_string()])?;
+        }
         Ok(())
+    }
+
+    /// Whether the high side joins datagrams before anything looks at them, as a network card would.
+    pub fn set_gro(&self, on: bool) -> Result<()> {
+        let word = if on { "on" } else { "off" };
+        in_namespace(&self.high, &["ethtool", "-K", DEVICE, "gro", word, "rx-udp-gro-forwarding", word])
     }
 
     /// Address, permanent neighbour and loopback of one end.
@@ -238,11 +292,16 @@ impl Gap {
 
     /// Packets counted by the rule with this comment.
     fn rule(&self, tables: &str, chain: &str, comment: &str) -> Result<u64> {
+        self.rule_column(tables, chain, comment, 0)
+    }
+
+    /// One of the counters of the rule with this comment: 0 is packets, 1 is octets.
+    fn rule_column(&self, tables: &str, chain: &str, comment: &str, column: usize) -> Result<u64> {
         let listing = in_namespace_output(&self.high, &[tables, "-nvxL", chain])?;
         let mark = format!("/* {comment} */");
         let line = listing.lines().find(|line| line.contains(&mark));
-        line.and_then(|line| line.split_whitespace().next())
-            .and_then(|packets| packets.parse().ok())
+        line.and_then(|line| line.split_whitespace().nth(column))
+            .and_then(|count| count.parse().ok())
             .with_context(|| format!("no rule {comment} in {chain}:\n{listing}"))
     }
 

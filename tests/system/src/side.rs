@@ -35,6 +35,8 @@ use crate::weather::{Link, Weather};
 const START_MAX: Duration = Duration::from_secs(30);
 /// How long a command may take that has no reason to wait.
 const COMMAND_MAX: Duration = Duration::from_secs(120);
+/// The lane's port, between namespaces.
+pub const LANE_PORT: u16 = 7400;
 /// How much of each log a failing test shows.
 const LOG_LINES: usize = 120;
 
@@ -104,6 +106,7 @@ pub struct Side {
     config: PathBuf,
     log: PathBuf,
     prefix: Vec<OsString>,
+    wrapper: Vec<OsString>,
     own_group: bool,
     child: Option<Child>,
 }
@@ -113,7 +116,16 @@ impl Side {
     fn new(program: &Path, dir: PathBuf, name: &str, prefix: Vec<OsString>, own_group: bool) -> Self {
         let config = dir.join(format!("{name}.toml"));
         let log = dir.with_extension("log");
-        Self { program: program.to_owned(), dir, config, log, prefix, own_group, child: None }
+        Self {
+            program: program.to_owned(),
+            dir,
+            config,
+            log,
+            prefix,
+            wrapper: Vec::new(),
+            own_group,
+            child: None,
+        }
     }
 
     /// The folder of keys and state.
@@ -164,6 +176,26 @@ impl Side {
     /// the first is meant.
     pub fn set(&self, keys: &[&str], value: impl Into<toml::Value>) -> Result<()> {
         let what = || format!("cannot set {} in {}", keys.join("."), self.config.display());
+        let value = value.into();
+        self.edit(keys, what, |table, key| {
+            table.insert(key.to_owned(), value);
+        })
+    }
+
+    /// Takes a key out of the configuration, so that its default holds.
+    pub fn unset(&self, keys: &[&str]) -> Result<()> {
+        let what = || format!("cannot unset {} in {}", keys.join("."), self.config.display());
+        self.edit(keys, what, |table, key| {
+            table.remove(key);
+        })
+    }
+
+    fn edit(
+        &self,
+        keys: &[&str],
+        what: impl Fn() -> String + Copy,
+        change: impl FnOnce(&mut toml::Table, &str),
+    ) -> Result<()> {
         let text = std::fs::read_to_string(&self.config).with_context(what)?;
         let mut root: toml::Table = text.parse().with_context(what)?;
         let (last, tables) = keys.split_last().with_context(what)?;
@@ -176,8 +208,18 @@ impl Side {
             };
             table = entry.as_table_mut().with_context(what)?;
         }
-        table.insert((*last).to_owned(), value.into());
+        change(table, last);
         std::fs::write(&self.config, toml::to_string(&root)?).with_context(what)
+    }
+
+    /// Puts words between the namespace's prefix and the program at its next start, like `setpriv --reuid 65534`.
+    pub fn set_wrapper(&mut self, words: &[&str]) {
+        self.wrapper = words.iter().map(OsString::from).collect();
+    }
+
+    /// The daemon's process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Starts the daemon and waits until it answers.
@@ -192,7 +234,7 @@ impl Side {
             bail!("{} runs already", self.program.display());
         }
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        let mut words = self.prefix.clone();
+        let mut words = [self.prefix.clone(), self.wrapper.clone()].concat();
         words.push(self.program.clone().into());
         words.extend(["run".into(), "--config".into(), self.config.clone().into()]);
         let mut command = Command::new(&words[0]);
@@ -256,7 +298,8 @@ impl Side {
         }
     }
 
-    fn print_log(&self) {
+    /// Prints the end of the daemon's log.
+    pub fn print_log(&self) {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         eprintln!("── {} says (last {LOG_LINES} of {} lines)", self.program.display(), lines.len());
@@ -358,7 +401,7 @@ impl Pair {
 
     /// Makes and pairs both sides in two namespaces. Nothing runs yet.
     pub fn over_gap(setup: &Setup, gap: Gap) -> Result<Self> {
-        let lane = SocketAddr::from((gap.high_ip(), 7400));
+        let lane = SocketAddr::from((gap.high_ip(), LANE_PORT));
         Self::make(setup, Route::Gap(gap), lane, lane)
     }
 
