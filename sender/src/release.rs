@@ -118,9 +118,16 @@ pub fn renew_timestamp(
     timestamp_days: u64,
 ) -> anyhow::Result<()> {
     let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(mut bundle) = store.bundle.clone() else { return Ok(()) };
     let mut repository = store.repository.clone();
+    if repository.releases.is_empty() {
+        return Ok(());
+    }
     repository.timestamp_version += 1;
+    let Some(mut bundle) = store.bundle.clone() else {
+        repository.version += 1;
+        let bundle = repository.sign(&keys.roles, store.roots()?, now_s, timestamp_days);
+        return store.commit_metadata(repository, bundle);
+    };
     bundle.timestamp = repository.sign_timestamp(&keys.roles, &bundle.snapshot, now_s, timestamp_days);
     store.commit_metadata(repository, bundle)
 }
