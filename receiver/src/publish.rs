@@ -304,8 +304,8 @@ impl Publisher {
     /// What a damaged disk garbled is no fact: it comes again.
     fn read_inbox(&self, object: ObjectId) -> anyhow::Result<Option<Vec<u8>>> {
         match self.input.inbox.read(object) {
-            Err(error @ PackError::Damaged { .. }) => {
-                tracing::warn!(%object, %error, "it is removed, and must come again");
+            Err(PackError::Damaged { why, .. }) => {
+                tracing::warn!(%object, why, "it was garbled on the disk; it is removed, and must come again");
                 self.input.inbox.remove(object)?;
                 Ok(None)
             }
