@@ -41,6 +41,8 @@ use worker::{Outcome, Workers};
 const TICK: Duration = Duration::from_millis(20);
 /// Blocks that got no symbol for so long are kept on disk.
 const IDLE: Duration = Duration::from_secs(10);
+/// How long a refused session is shown after it was last offered.
+const REFUSED_KEPT: Duration = Duration::from_secs(60);
 /// How often the place in the session is journalled and the counters are shown.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -158,7 +160,7 @@ struct Lane {
     workers: Workers,
     partials: Partials,
     mismatched: u64,
-    refused_session: Option<String>,
+    refused_session: Option<(String, Instant)>,
     last_ms: Option<u64>,
     reported: (Instant, u64),
 }
@@ -194,25 +196,25 @@ impl Lane {
                 self.last_ms = Some(clock_ms());
                 let _ = self.input.notices.send(Notice::Beacon(Box::new(beacon)));
             }
-            Ok(Intaken::NewSession(session)) => self.adopt(session),
+            Ok(Intaken::NewSession(session)) => self.adopt(now, session),
             Ok(Intaken::SameSession | Intaken::OldBeacon) => {}
             // Everything else is counted; what an operator can mend is kept.
             Err(Reject::Open(error)) if is_pairing_trouble(&error) => {
-                self.refused_session = Some(error.to_string())
+                self.refused_session = Some((error.to_string(), now));
             }
             Err(Reject::Wire(error @ diodesync::wire::WireError::Version { .. })) => {
-                self.refused_session = Some(error.to_string());
+                self.refused_session = Some((error.to_string(), now));
             }
             Err(_) => {}
         }
     }
 
     /// Goes over to a new session, whose number is made durable first.
-    fn adopt(&mut self, session: PendingSession) {
+    fn adopt(&mut self, now: Instant, session: PendingSession) {
         let number = session.number;
         if let Err(error) = fact::write(&self.session_path, number.to_string().as_bytes()) {
             tracing::error!(%error, "the session's number cannot be recorded; the session is not accepted");
-            self.refused_session = Some(error.to_string());
+            self.refused_session = Some((error.to_string(), now));
             return;
         }
         let key = Key::Floor(self.input.config.name.clone());
@@ -251,6 +253,8 @@ impl Lane {
             match outcome {
                 Outcome::Held(id, buffer) => {
                     self.partials.forget(ObjectId::Block(id));
+                    // The publisher may have asked for it while it was being decoded.
+                    self.collector.mark_done(ObjectId::Block(id), Sbn(0));
                     held.push(id);
                     self.collector.recycle(buffer);
                 }
@@ -258,8 +262,8 @@ impl Lane {
                     self.partials.forget(key.object);
                     self.take_piece(key.object, key.oti, key.sbn, octets);
                 }
-                Outcome::Dropped(key, buffer) => {
-                    self.mismatched += 1;
+                Outcome::Dropped(key, buffer, is_mismatch) => {
+                    self.mismatched += u64::from(is_mismatch);
                     self.collector.mark_missing(key.object, key.sbn);
                     self.collector.recycle(buffer);
                 }
@@ -320,6 +324,8 @@ impl Lane {
         self.reported = (now, intake.received_bytes);
         self.journal_floor();
         self.collector.handle_timeout(now, IDLE);
+        // A sender repeats its session four times a second; a stranger's single datagram is weather.
+        self.refused_session.take_if(|(_, then)| now.saturating_duration_since(*then) >= REFUSED_KEPT);
         let rate = (intake.received_bytes - bytes) as f64 * 8.0 / elapsed.as_secs_f64();
         let mut view = self.shared.view.lock().unwrap_or_else(PoisonError::into_inner);
         if intake.authentic > view.intake.authentic {
@@ -335,7 +341,7 @@ impl Lane {
             buffer_bytes: self.socket.buffer_bytes(),
             last_ms: self.last_ms,
             rate_bits_per_s: rate as u64,
-            refused_session: self.refused_session.clone(),
+            refused_session: self.refused_session.as_ref().map(|(why, _)| why.clone()),
         };
     }
 

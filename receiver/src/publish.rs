@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use diodesync::id::{BlockId, Channel, ReleaseNo, Sha256};
 use diodesync::journal::{Journal, Key, Record, SledJournal};
-use diodesync::pack::PackStore;
+use diodesync::pack::{PackError, PackStore};
 use diodesync::release::index::{Index, NeededBlock};
 use diodesync::trust::{Bundle, Target, TrustState, target_name, verify, verify_timestamp};
 use diodesync::wire::{Beacon, ObjectId};
@@ -201,8 +201,12 @@ impl Publisher {
         while !self.shared.stop.load(Ordering::Relaxed) {
             if let Err(error) = self.turn() {
                 let text = format!("{error:#}");
-                tracing::error!(error = text, "the publisher cannot go on; it tries again");
-                self.shared.view.lock().unwrap_or_else(PoisonError::into_inner).failure = Some(text);
+                let mut view = self.shared.view.lock().unwrap_or_else(PoisonError::into_inner);
+                if view.failure.as_ref() != Some(&text) {
+                    tracing::error!(error = text, "the publisher cannot go on; it tries again every second");
+                }
+                view.failure = Some(text);
+                drop(view);
                 std::thread::sleep(Duration::from_secs(1));
             }
         }
@@ -297,8 +301,20 @@ impl Publisher {
         Ok(())
     }
 
+    /// What a damaged disk garbled is no fact: it comes again.
+    fn read_inbox(&self, object: ObjectId) -> anyhow::Result<Option<Vec<u8>>> {
+        match self.input.inbox.read(object) {
+            Err(PackError::Damaged { why, .. }) => {
+                tracing::warn!(%object, why, "it was garbled on the disk; it is removed, and must come again");
+                self.input.inbox.remove(object)?;
+                Ok(None)
+            }
+            other => Ok(other?),
+        }
+    }
+
     fn judge_trust(&mut self, object: ObjectId) -> anyhow::Result<()> {
-        let Some(octets) = self.input.inbox.read(object)? else { return Ok(()) };
+        let Some(octets) = self.read_inbox(object)? else { return Ok(()) };
         let judged = Bundle::parse(&octets)
             .map_err(anyhow::Error::from)
             .and_then(|bundle| Ok(verify(&self.trust, &bundle, self.judging_s())?));
@@ -321,7 +337,7 @@ impl Publisher {
     }
 
     fn judge_index(&mut self, object: ObjectId) -> anyhow::Result<()> {
-        let Some(octets) = self.input.inbox.read(object)? else { return Ok(()) };
+        let Some(octets) = self.read_inbox(object)? else { return Ok(()) };
         let digest = Sha256::of(&octets);
         let target = self
             .targets
@@ -343,6 +359,14 @@ impl Publisher {
                     );
                     tracing::warn!("{text}");
                     self.set_refused(Some(text));
+                } else if let Some(block) = self.contradiction(&index) {
+                    let text = format!(
+                        "release {} {} names another content for block {block}, which an accepted release needs: what was \
+                         sent never changes. If the sender was restored from a backup, set up a new link",
+                        index.channel, index.number
+                    );
+                    tracing::warn!("{text}");
+                    self.set_refused(Some(text));
                 } else if newest != Some(index.number) {
                     self.facts.record_index(&index)?;
                     self.accept(index);
@@ -360,6 +384,25 @@ impl Publisher {
             }
         }
         Ok(self.input.inbox.remove(object)?)
+    }
+
+    /// A block of which an index says something else than a release that is served, or than one of another channel that
+    /// arrives. To take it would destroy what is served.
+    fn contradiction(&self, index: &Index) -> Option<BlockId> {
+        let served = self.input.site.load();
+        let others =
+            self.arrivals.values().map(Arrival::index).filter(|other| other.channel != index.channel);
+        let kept: std::collections::HashMap<BlockId, NeededBlock> = served
+            .releases()
+            .iter()
+            .chain(others)
+            .flat_map(|release| release.blocks())
+            .map(|block| (block.id, block))
+            .collect();
+        index
+            .blocks()
+            .find(|block| kept.get(&block.id).is_some_and(|kept| kept != block))
+            .map(|block| block.id)
     }
 
     /// The newest release of a channel that was accepted.

@@ -37,6 +37,8 @@ pub struct Daemon {
     pub packs: Arc<PackStore>,
     /// Held by the submission under way.
     pub writer: Mutex<()>,
+    /// Held while a release is cut and handed to the lane, so that the lane gets them in the order of their numbers.
+    pub releaser: Mutex<()>,
     /// The lane.
     pub lane: Arc<LaneShared>,
 }
@@ -77,6 +79,8 @@ async fn take_submission(
     while let Some(Ok(frame)) = body.frame().await {
         let Ok(data) = frame.into_data() else { continue };
         if chunks.send(data).await.is_err() {
+            // It was refused before its end. Who still writes must be read from, or never reads why.
+            tokio::spawn(async move { while let Some(Ok(_)) = body.frame().await {} });
             break;
         }
     }
@@ -94,6 +98,7 @@ async fn cut(
 ) -> Result<Json<Cut>, ApiError> {
     let work = tokio::task::spawn_blocking(move || -> anyhow::Result<Cut> {
         let days = daemon.config.trust.timestamp_days;
+        let _one_at_a_time = daemon.releaser.lock().unwrap_or_else(PoisonError::into_inner);
         let (cut, outgoing) =
             release::cut(&daemon.store, &daemon.keys, &request.channel, request.full, clock_s(), days)?;
         daemon.lane.send(outgoing);
@@ -120,10 +125,21 @@ impl Daemon {
             send_errors: load(&counters.errors),
         };
         let mut alarms = Vec::new();
-        if let Some(error) = &view.last_error {
-            let text =
-                format!("{} sends on lane {} failed, the last one: {error}", lane.send_errors, lane.name);
+        if let Some(error) = &view.send_error {
+            let text = format!(
+                "nothing can be sent on lane {}: {error}. It is tried again until it works; look at the interface and \
+                 the route to {}, and whether the lane's mtu is at most the interface's",
+                lane.name, lane.to
+            );
             alarms.push(Alarm { id: "lane-send".to_owned(), text });
+        }
+        let unreadable = load(&counters.unreadable);
+        if unreadable > 0 {
+            let text = format!(
+                "{unreadable} blocks could not be read from the packs and were not sent since the start; the log says \
+                 which and why. Mend that, then: diode-sender release --full"
+            );
+            alarms.push(Alarm { id: "packs-unreadable".to_owned(), text });
         }
         if self.lane.stop.load(Ordering::Relaxed) {
             let text = format!("lane {} has stopped; the log says why. Restart the sender", lane.name);
@@ -140,10 +156,15 @@ impl Daemon {
             let staged = staged.map(|index| index.artifacts.len()).sum();
             let newest = store.newest.get(&channel).map(|index| index.number);
             let is_sent = newest.is_some() && newest == view.release;
+            let is_complete = || {
+                let complete = store.complete(&channel).unwrap_or_default();
+                newest.is_none_or(|newest| complete.is_some_and(|complete| complete >= newest))
+            };
             let state = match () {
                 () if newest.is_none() => "idle",
-                () if !is_sent || view.round >= view.rounds => "complete",
-                () if view.is_waiting => "waiting",
+                () if is_sent && view.round >= view.rounds => "complete",
+                () if !is_sent && is_complete() => "complete",
+                () if !is_sent || view.is_waiting => "waiting",
                 () => "sending",
             };
             let done = state == "complete";

@@ -75,7 +75,9 @@ impl<'a> Submission<'a> {
         let open = {
             let store = store.lock().unwrap_or_else(PoisonError::into_inner);
             let ends = store.catalog.pack_ends();
-            let ends = ends.map(|(pack, end)| Place { pack, offset: u64::from(end.0) * BLOCK_BYTES as u64 });
+            let ends = ends
+                .into_iter()
+                .map(|(pack, end)| Place { pack, offset: u64::from(end.0) * BLOCK_BYTES as u64 });
             ends.filter(|place| place.offset < room).min_by_key(|place| (place.offset, place.pack))
         };
         let place = match open {

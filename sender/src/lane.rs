@@ -40,6 +40,8 @@ const AHEAD: usize = 4;
 const TICK: Duration = Duration::from_millis(20);
 /// How often progress is journalled.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+/// The time between two attempts to send while the operating system refuses.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// Octets of a batch: what one GSO call carries.
 const BATCH_BYTES: usize = 60_000;
 
@@ -84,6 +86,8 @@ pub struct Counters {
     pub bytes: AtomicU64,
     /// Send calls that the operating system refused.
     pub errors: AtomicU64,
+    /// Blocks that could not be read, and were not sent.
+    pub unreadable: AtomicU64,
 }
 
 /// What a lane is doing.
@@ -105,8 +109,8 @@ pub struct View {
     pub sent_bytes: u64,
     /// Whether the next round waits for its time.
     pub is_waiting: bool,
-    /// What the last failed send said.
-    pub last_error: Option<String>,
+    /// Why nothing can be sent at present.
+    pub send_error: Option<String>,
     /// Octets per second over the last seconds.
     pub rate_bits_per_s: u64,
 }
@@ -233,6 +237,8 @@ impl Lane {
             let now = Instant::now();
             self.take_release();
             let idle_until = self.feed(now);
+            // Before anyone sees that the last round is over, so that what follows builds on it.
+            self.complete();
             let wait = self.pacer.wait(now);
             if !wait.is_zero() {
                 // Encoding goes on in the meantime.
@@ -285,7 +291,10 @@ impl Lane {
                 match block {
                     Some(block) => self.ready.push_back((job, block)),
                     // It was logged; the round goes on without it, and the receiver will miss it.
-                    None => self.finish(&job),
+                    None => {
+                        self.shared.counters.unreadable.fetch_add(1, Ordering::Relaxed);
+                        self.finish(&job);
+                    }
                 }
             }
         }
@@ -357,24 +366,40 @@ impl Lane {
         bytes_out + self.flush(0..end, segment)
     }
 
+    /// Sends what is in the batch. While the operating system refuses (no carrier, no route, a datagram larger than the
+    /// interface takes) it waits: a round that went nowhere must not count as one that went out.
     fn flush(&mut self, range: std::ops::Range<usize>, segment: usize) -> u64 {
         let octets = self.batch.get(range).unwrap_or_default();
-        if octets.is_empty() {
-            return 0;
-        }
         let counters = &self.shared.counters;
-        counters.datagrams.fetch_add(octets.len().div_ceil(segment) as u64, Ordering::Relaxed);
-        counters.bytes.fetch_add(octets.len() as u64, Ordering::Relaxed);
-        if let Err(error) = self.socket.send(octets, segment) {
-            // One send error ends nothing: what was lost is repaired, or sent again in the next round.
-            let count = counters.errors.fetch_add(1, Ordering::Relaxed);
-            if count.is_power_of_two() || count == 0 {
-                tracing::warn!(lane = self.shared.config.name, %error, count = count + 1, "sending failed");
+        let mut done = 0;
+        let mut is_failing = false;
+        while let Some(rest) = octets.get(done..).filter(|rest| !rest.is_empty()) {
+            let (sent, result) = self.socket.send(rest, segment);
+            done += sent;
+            counters.datagrams.fetch_add(sent.div_ceil(segment.max(1)) as u64, Ordering::Relaxed);
+            counters.bytes.fetch_add(sent as u64, Ordering::Relaxed);
+            let Err(error) = result else { continue };
+            if self.shared.stop.load(Ordering::Relaxed) {
+                break;
             }
+            if error.kind() == std::io::ErrorKind::WouldBlock {
+                continue;
+            }
+            let count = counters.errors.fetch_add(1, Ordering::Relaxed) + 1;
+            if count.is_power_of_two() {
+                tracing::warn!(lane = self.shared.config.name, %error, count, "sending failed; it is tried again");
+            }
+            is_failing = true;
             let mut view = self.shared.view.lock().unwrap_or_else(PoisonError::into_inner);
-            view.last_error = Some(error.to_string());
+            view.send_error = Some(error.to_string());
+            view.rate_bits_per_s = 0;
+            drop(view);
+            std::thread::sleep(RETRY_INTERVAL);
         }
-        octets.len() as u64
+        if is_failing {
+            self.shared.view.lock().unwrap_or_else(PoisonError::into_inner).send_error = None;
+        }
+        done as u64
     }
 
     fn finish(&mut self, job: &Job) {
@@ -385,7 +410,6 @@ impl Lane {
 
     /// Waits for the encoders, the next session or beacon, or the next round.
     fn idle(&mut self, now: Instant, until: Option<Instant>) {
-        self.complete();
         let due = [self.transmitter.poll_timeout(), until].into_iter().flatten().min();
         let wait =
             due.map_or(TICK, |due| due.saturating_duration_since(now)).clamp(Duration::from_micros(50), TICK);

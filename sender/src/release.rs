@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 use diodesync::id::{Blake3, Channel, ReleaseNo, Sha256};
-use diodesync::limits::{INDEX_BYTES_MAX, TRUST_BYTES_MAX};
+use diodesync::limits::{CHANNELS_MAX, INDEX_BYTES_MAX, TRUST_BYTES_MAX};
 use diodesync::release::catalog::Heading;
 use diodesync::release::delta::blocks_to_send;
 use diodesync::release::index::Index;
@@ -57,6 +57,13 @@ pub fn cut(
             )
         }
         _ => {}
+    }
+    // A beacon names all of them, and one that names more is refused on the high side.
+    if newest.is_none() && store.newest.len() >= CHANNELS_MAX {
+        bail!(
+            "{} channels have releases, the limit is {CHANNELS_MAX}; release it in one of them",
+            store.newest.len()
+        );
     }
     let number = ReleaseNo(newest.map_or(1, |newest| newest.0 + 1));
     let baseline = if full { None } else { store.complete(channel)? };
@@ -118,9 +125,16 @@ pub fn renew_timestamp(
     timestamp_days: u64,
 ) -> anyhow::Result<()> {
     let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(mut bundle) = store.bundle.clone() else { return Ok(()) };
     let mut repository = store.repository.clone();
+    if repository.releases.is_empty() {
+        return Ok(());
+    }
     repository.timestamp_version += 1;
+    let Some(mut bundle) = store.bundle.clone() else {
+        repository.version += 1;
+        let bundle = repository.sign(&keys.roles, store.roots()?, now_s, timestamp_days);
+        return store.commit_metadata(repository, bundle);
+    };
     bundle.timestamp = repository.sign_timestamp(&keys.roles, &bundle.snapshot, now_s, timestamp_days);
     store.commit_metadata(repository, bundle)
 }

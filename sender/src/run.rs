@@ -63,6 +63,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         store,
         packs,
         writer: Mutex::new(()),
+        releaser: Mutex::new(()),
         lane: lane.clone(),
         config,
     });

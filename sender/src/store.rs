@@ -4,8 +4,8 @@
 //! DIR/packs/ID.pack             bulk data
 //! DIR/staged/00000001.index     what was submitted since the last release, one index each
 //! DIR/releases/CHANNEL/N.index  what was released
-//! DIR/repository                numbers and digests of the newest releases, versions of the metadata (fact)
-//! DIR/trust                     the newest TUF metadata, as it is sent
+//! DIR/repository                numbers and digests of the newest releases, versions of the metadata, ends of the packs (fact)
+//! DIR/trust                     the newest TUF metadata, as it is sent; signed anew if it is not that of the repository
 //! DIR/session                   the newest session number (fact)
 //! DIR/complete/CHANNEL          the newest release whose rounds are complete (fact)
 //! DIR/journal/                  how far it was sent
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use diodesync::id::{Channel, ReleaseNo, SessionNo, Sha256};
+use diodesync::id::{BlockNo, Channel, PackId, ReleaseNo, SessionNo, Sha256};
 use diodesync::pack::fact;
 use diodesync::release::catalog::Catalog;
 use diodesync::release::index::{ArtifactKind, Index};
@@ -35,7 +35,7 @@ pub struct Store {
     pub newest: BTreeMap<Channel, Index>,
     /// What TUF says of them.
     pub repository: Repository,
-    /// The newest TUF metadata; none before the first release.
+    /// The newest TUF metadata; none before the first release, and after a crash between the two facts.
     pub bundle: Option<Bundle>,
 }
 
@@ -45,6 +45,11 @@ struct RepositoryFile {
     version: u64,
     timestamp_version: u64,
     releases: BTreeMap<Channel, ReleaseFile>,
+    /// The snapshot that belongs to it.
+    snapshot: Sha256,
+    /// The first free block of each pack. Blocks before it may belong to releases that are not the newest, and what was
+    /// sent never changes.
+    pack_ends: BTreeMap<String, u32>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -87,6 +92,10 @@ impl Store {
         let Some(content) = fact::read(&self.dir.join("repository"))? else { return Ok(()) };
         let file: RepositoryFile =
             serde_json::from_slice(&content).context("the fact file repository is damaged")?;
+        for (pack, end) in file.pack_ends {
+            let pack: PackId = pack.parse().context("the fact file repository names a pack that is none")?;
+            self.catalog.reserve(pack, BlockNo(end));
+        }
         for (channel, release) in file.releases {
             let ReleaseFile { number, bytes, sha256 } = release;
             let index = self.release(&channel, number)?;
@@ -100,8 +109,11 @@ impl Store {
         }
         self.repository.version = file.version;
         self.repository.timestamp_version = file.timestamp_version;
-        let content = fact::read(&self.dir.join("trust"))?.context("the fact file trust is missing")?;
-        self.bundle = Some(Bundle::parse(&content).context("the fact file trust is damaged")?);
+        if let Some(content) = fact::read(&self.dir.join("trust"))? {
+            let bundle = Bundle::parse(&content).context("the fact file trust is damaged")?;
+            // A crash before it was replaced left one that names older releases.
+            self.bundle = Some(bundle).filter(|bundle| Sha256::of(&bundle.snapshot) == file.snapshot);
+        }
         Ok(())
     }
 
@@ -163,7 +175,18 @@ impl Store {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         }
         fact::write(&path, &index.encode())?;
-        self.commit_metadata(repository, bundle)?;
+        self.write_repository(&repository, &bundle)?;
+        // From here on the number is taken, whatever fails.
+        self.repository = repository;
+        self.catalog.absorb(&index);
+        self.newest.insert(index.channel.clone(), index.clone());
+        self.bundle = Some(bundle);
+        if let Err(error) = self.write_trust() {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the metadata is kept in memory only; it is signed anew at the next start"
+            );
+        }
         let released: Vec<u64> = self
             .staged
             .iter()
@@ -172,16 +195,24 @@ impl Store {
             .collect();
         for number in released {
             let path = self.dir.join("staged").join(format!("{number:08}.index"));
-            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            // One that stays says again what the release says.
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!(%error, path = %path.display(), "what was released cannot be removed");
+            }
             self.staged.remove(&number);
         }
-        self.catalog.absorb(&index);
-        self.newest.insert(index.channel.clone(), index);
         Ok(())
     }
 
     /// Records metadata. The versions are durable before anything that was signed with them leaves.
     pub fn commit_metadata(&mut self, repository: Repository, bundle: Bundle) -> anyhow::Result<()> {
+        self.write_repository(&repository, &bundle)?;
+        self.repository = repository;
+        self.bundle = Some(bundle);
+        self.write_trust()
+    }
+
+    fn write_repository(&self, repository: &Repository, bundle: &Bundle) -> anyhow::Result<()> {
         let releases = repository.releases.iter().map(|(channel, release)| {
             let Release { number, bytes, sha256 } = *release;
             (channel.clone(), ReleaseFile { number, bytes, sha256 })
@@ -190,12 +221,15 @@ impl Store {
             version: repository.version,
             timestamp_version: repository.timestamp_version,
             releases: releases.collect(),
+            snapshot: Sha256::of(&bundle.snapshot),
+            pack_ends: self.catalog.pack_ends().iter().map(|(pack, end)| (pack.to_string(), end.0)).collect(),
         };
-        fact::write(&self.dir.join("trust"), &bundle.encode())?;
-        fact::write(&self.dir.join("repository"), &serde_json::to_vec_pretty(&file)?)?;
-        self.repository = repository;
-        self.bundle = Some(bundle);
-        Ok(())
+        Ok(fact::write(&self.dir.join("repository"), &serde_json::to_vec_pretty(&file)?)?)
+    }
+
+    fn write_trust(&self) -> anyhow::Result<()> {
+        let Some(bundle) = &self.bundle else { return Ok(()) };
+        Ok(fact::write(&self.dir.join("trust"), &bundle.encode())?)
     }
 
     /// The newest release of a channel whose rounds are complete.
@@ -228,4 +262,101 @@ fn read_number(path: &Path) -> anyhow::Result<Option<u64>> {
 fn read_index(path: &Path) -> anyhow::Result<Index> {
     let content = fact::read(path)?.with_context(|| format!("{} is missing", path.display()))?;
     Index::parse(&content).with_context(|| format!("{} is damaged", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use diodesync::trust::{RoleKey, RoleKeys};
+
+    use super::*;
+    use crate::ingest::Submission;
+    use diodesync::pack::PackStore;
+    use std::sync::Mutex;
+
+    const NOW_S: u64 = 1_795_000_000;
+
+    fn folder(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("diode-sender-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("roots")).unwrap();
+        std::fs::write(dir.join("roots/1.json"), b"{}").unwrap();
+        dir
+    }
+
+    fn keys() -> RoleKeys {
+        RoleKeys { targets: RoleKey::from_seed(&[1; 32]), timestamp: RoleKey::from_seed(&[2; 32]) }
+    }
+
+    /// Submits a file, and releases it.
+    fn release(dir: &Path, store: &Mutex<Store>, path: &str, octets: &[u8]) -> Index {
+        let packs = PackStore::open(&dir.join("packs")).unwrap();
+        let mut submission = Submission::begin(&packs, store, Channel::main()).unwrap();
+        let blob = submission.put(octets).unwrap();
+        let name = ArtifactName::File(path.parse().unwrap());
+        submission.artifact(name, ArtifactKind::File { blob, executable: false }).unwrap();
+        submission.finish(NOW_S).unwrap();
+        let mut store = store.lock().unwrap();
+        let number = ReleaseNo(store.newest.get(&Channel::main()).map_or(1, |index| index.number.0 + 1));
+        let heading = diodesync::release::catalog::Heading {
+            channel: Channel::main(),
+            number,
+            created_s: NOW_S,
+            baseline: None,
+        };
+        let index = store.catalog.compose(heading, store.present(&Channel::main())).unwrap();
+        let (bytes, mut repository) = (index.encode(), store.repository.clone());
+        repository.version += 1;
+        repository.timestamp_version += 1;
+        let release = Release { number, bytes: bytes.len() as u64, sha256: Sha256::of(&bytes) };
+        repository.releases.insert(Channel::main(), release);
+        let bundle = repository.sign(&keys(), store.roots().unwrap(), NOW_S, 7);
+        store.commit_release(index.clone(), repository, bundle).unwrap();
+        index
+    }
+
+    #[test]
+    fn a_restart_forgets_no_block_that_an_older_release_sent() {
+        let dir = folder("ends");
+        let store = Mutex::new(Store::open(&dir).unwrap());
+        let first = release(&dir, &store, "a", b"one");
+        let second = release(&dir, &store, "a", b"two");
+        // The first content again: the newest release needs nothing of what the second one sent.
+        let third = release(&dir, &store, "a", b"one");
+        assert!(first.blocks().eq(third.blocks()) && !first.blocks().eq(second.blocks()));
+        let store = Mutex::new(Store::open(&dir).unwrap());
+        let fourth = release(&dir, &store, "b", b"three");
+        let sent: BTreeMap<_, _> = second.blocks().map(|block| (block.id, block)).collect();
+        assert!(fourth.blocks().all(|block| sent.get(&block.id).is_none_or(|sent| *sent == block)));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn metadata_that_a_crash_left_behind_is_signed_anew() {
+        let dir = folder("between");
+        let store = Mutex::new(Store::open(&dir).unwrap());
+        release(&dir, &store, "a", b"one");
+        let before = std::fs::read(dir.join("trust")).unwrap();
+        release(&dir, &store, "a", b"two");
+        // A crash after the repository was recorded, and before the metadata.
+        for left in [Some(before), None] {
+            match left {
+                Some(before) => std::fs::write(dir.join("trust"), before).unwrap(),
+                None => std::fs::remove_file(dir.join("trust")).unwrap(),
+            }
+            let store = Store::open(&dir).unwrap();
+            assert_eq!(store.newest[&Channel::main()].number, ReleaseNo(2));
+            assert_eq!(store.bundle, None);
+            let keys = crate::init::Keys {
+                link: diodesync::link::LinkKey::from_seed(&[3; 32]),
+                roles: keys(),
+                pairing: diodesync::link::PairingSecret([4; 32]),
+            };
+            let version = store.repository.version;
+            let store = Mutex::new(store);
+            crate::release::renew_timestamp(&store, &keys, NOW_S, 7).unwrap();
+            assert_eq!(store.lock().unwrap().repository.version, version + 1, "never signed twice");
+            assert_eq!(Store::open(&dir).unwrap().bundle, store.lock().unwrap().bundle);
+            assert!(store.lock().unwrap().bundle.is_some());
+        }
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }

@@ -11,7 +11,10 @@ use super::{PackError, fact};
 use crate::id::PackId;
 use crate::release::index::Blob;
 
-/// A folder of packs. Shared by all threads of a daemon; files stay open.
+/// Packs that are kept open: less than the 1024 files that a process may have by default.
+const OPEN_FILES_MAX: usize = 256;
+
+/// A folder of packs. Shared by all threads of a daemon; files stay open, up to a number.
 #[derive(Debug)]
 pub struct PackStore {
     dir: PathBuf,
@@ -54,6 +57,10 @@ impl PackStore {
             fact::sync_dir(&self.dir)?;
         }
         let file = Arc::new(file);
+        // Who uses one of these has it open still.
+        if files.len() >= OPEN_FILES_MAX {
+            files.clear();
+        }
         files.insert(pack, file.clone());
         Ok(file)
     }

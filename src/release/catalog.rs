@@ -13,6 +13,8 @@ use crate::limits::BLOCK_BYTES;
 pub struct Catalog {
     blobs: BTreeMap<Sha256, Blob>,
     blocks: BTreeMap<PackId, BTreeMap<u32, (u32, Blake3)>>,
+    /// The first free block of packs whose last blocks belong to nothing that was absorbed.
+    reserved: BTreeMap<PackId, BlockNo>,
 }
 
 /// What a new index says besides its artifacts.
@@ -63,11 +65,21 @@ impl Catalog {
         self.blobs.get(digest)
     }
 
+    /// Keeps all blocks of a pack before this one from being used again: older releases hold them.
+    pub fn reserve(&mut self, pack: PackId, end: BlockNo) {
+        let reserved = self.reserved.entry(pack).or_insert(end);
+        *reserved = end.max(*reserved);
+    }
+
     /// The first block of each pack that nothing uses yet.
-    pub fn pack_ends(&self) -> impl Iterator<Item = (PackId, BlockNo)> {
-        self.blocks
-            .iter()
-            .filter_map(|(pack, blocks)| blocks.last_key_value().map(|(last, _)| (*pack, BlockNo(last + 1))))
+    pub fn pack_ends(&self) -> BTreeMap<PackId, BlockNo> {
+        let mut ends = self.reserved.clone();
+        for (pack, blocks) in &self.blocks {
+            let end = BlockNo(blocks.last_key_value().map_or(0, |(last, _)| last + 1));
+            let known = ends.entry(*pack).or_insert(end);
+            *known = end.max(*known);
+        }
+        ends
     }
 
     /// Writes the index of these artifacts: the blobs that they name and the blocks that those lie in, and nothing else.
@@ -161,6 +173,12 @@ mod tests {
         assert_eq!(places, [(0, BLOCK_BYTES as u32), (1, 500), (3, 9)]);
         assert_eq!(index.packs[&pack].len(), 2);
         assert_eq!(Index::parse(&index.encode()).as_ref(), Ok(&index));
+        assert_eq!(catalog.pack_ends(), BTreeMap::from([(pack, BlockNo(4))]));
+        catalog.reserve(pack, BlockNo(2));
+        assert_eq!(catalog.pack_ends()[&pack], BlockNo(4));
+        catalog.reserve(pack, BlockNo(9));
+        catalog.reserve(pack, BlockNo(7));
+        assert_eq!(catalog.pack_ends()[&pack], BlockNo(9));
         let missing = BTreeMap::from([file("m", Sha256([7; 32]))]);
         assert_eq!(catalog.compose(heading(), missing), Err(Sha256([7; 32])));
     }

@@ -21,8 +21,8 @@ pub enum Outcome {
     Held(BlockId, Vec<u8>),
     /// It is a source block of an index or a trust bundle.
     Piece(BlockKey, Vec<u8>),
-    /// It is not the block that the index names, or could not be written; its buffer comes back.
-    Dropped(BlockKey, Vec<u8>),
+    /// It cannot be kept; its buffer comes back. True if it is not the block that the index names.
+    Dropped(BlockKey, Vec<u8>, bool),
 }
 
 /// A block with enough symbols.
@@ -97,7 +97,7 @@ impl Worker {
     fn work(&mut self, key: BlockKey, block: Block<Collecting>) -> Outcome {
         let Ok(block) = block.decode(&mut self.codec) else {
             tracing::error!(object = %key.object, "it has enough symbols and cannot be decoded; it must come again");
-            return Outcome::Dropped(key, Vec::new());
+            return Outcome::Dropped(key, Vec::new(), false);
         };
         let ObjectId::Block(id) = key.object else {
             return Outcome::Piece(key, block.into_bytes());
@@ -106,22 +106,22 @@ impl Worker {
         let (hash, octets) = match self.ledger.claim(&id) {
             Claim::Wanted(wanted) if wanted.bytes != bytes => {
                 tracing::warn!(block = %id, expected = wanted.bytes, found = bytes, "its length is not that in the index");
-                return Outcome::Dropped(key, block.into_bytes());
+                return Outcome::Dropped(key, block.into_bytes(), true);
             }
             Claim::Wanted(wanted) => match block.verify(wanted.hash) {
                 Ok(block) => (block.hash(), block.into_bytes()),
                 Err((mismatch, buffer)) => {
                     tracing::warn!(block = %id, %mismatch, "it is dropped");
-                    return Outcome::Dropped(key, buffer);
+                    return Outcome::Dropped(key, buffer, true);
                 }
             },
             // Its index has not come yet: it is kept with its digest, and judged then.
             Claim::Unknown => (block.hash(), block.into_bytes()),
-            Claim::NoRoom => return Outcome::Dropped(key, block.into_bytes()),
+            Claim::NoRoom => return Outcome::Dropped(key, block.into_bytes(), false),
         };
         if let Err(error) = self.packs.write_at(id.pack, id.offset(), &octets) {
             tracing::error!(%error, block = %id, "it came and cannot be written; it must come again");
-            return Outcome::Dropped(key, octets);
+            return Outcome::Dropped(key, octets, false);
         }
         self.ledger.written(id, hash, bytes);
         Outcome::Held(id, octets)

@@ -157,8 +157,9 @@ impl Arrival {
         if self.refused.is_some() {
             return Ok(None);
         }
-        let Some(digest) = self.ready.pop_front() else { return Ok(None) };
+        let Some(digest) = self.ready.front().copied() else { return Ok(None) };
         let Some(blob) = self.index.blobs.get(&digest) else { return Ok(None) };
+        // One that cannot be read now stays the next one.
         let mut hasher = sha2::Sha256::new();
         let mut buffer = vec![0; READ_BYTES.min(usize::try_from(blob.bytes).unwrap_or(READ_BYTES))];
         let mut at = 0;
@@ -167,11 +168,13 @@ impl Arrival {
             hasher.update(buffer.get(..read).unwrap_or_default());
             at += read as u64;
         }
+        self.ready.pop_front();
         let found = Sha256(hasher.finalize().into());
         if found != digest {
             self.refuse(format!(
-                "a blob has SHA-256 {found}, the signed index says {digest}: the sender's packs were damaged before they \
-                 were signed; submit the artifact there again"
+                "a blob has SHA-256 {found}, the signed index says {digest}: either the sender's packs were damaged before \
+                 they were signed, then submit the artifact there again; or this side's packs were after they were \
+                 checked, then look at its disk"
             ));
             return Ok(None);
         }

@@ -43,8 +43,22 @@ impl LaneSocket {
         self.state.max_gso_segments().max(1)
     }
 
-    /// Sends datagrams of `segment` octets each; the last may be shorter. Waits while the buffer is full.
-    pub fn send(&self, octets: &[u8], segment: usize) -> io::Result<()> {
+    /// Sends datagrams of `segment` octets each; the last may be shorter. Returns how many octets went out: all, or
+    /// those before the error, which is [`io::ErrorKind::WouldBlock`] when the buffer stays full.
+    pub fn send(&self, octets: &[u8], segment: usize) -> (usize, io::Result<()>) {
+        let mut sent = 0;
+        while let Some(rest) = octets.get(sent..).filter(|rest| !rest.is_empty()) {
+            // A path that turns out not to take segments takes fewer at once from now on.
+            let now = rest.get(..segment.saturating_mul(self.segments_max())).unwrap_or(rest);
+            if let Err(error) = self.send_at_once(now, segment) {
+                return (sent, Err(error));
+            }
+            sent += now.len();
+        }
+        (sent, Ok(()))
+    }
+
+    fn send_at_once(&self, octets: &[u8], segment: usize) -> io::Result<()> {
         let transmit = Transmit {
             destination: self.to,
             ecn: None,
@@ -52,11 +66,12 @@ impl LaneSocket {
             segment_size: (octets.len() > segment).then_some(segment),
             src_ip: None,
         };
-        loop {
-            match self.state.try_send((&self.socket).into(), &transmit) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_writable()?,
-                other => return other,
+        match self.state.try_send((&self.socket).into(), &transmit) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.wait_writable()?;
+                self.state.try_send((&self.socket).into(), &transmit)
             }
+            other => other,
         }
     }
 

@@ -2,12 +2,17 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+
+/// How long a stop waits for requests that are under way; a submission can take hours, and one whose command was
+/// suspended never ends.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
 /// An error as an answer: `{"error": "…"}`, with the whole chain of causes.
 #[derive(Debug)]
@@ -50,7 +55,22 @@ pub async fn serve(
     let listener = tokio::net::UnixListener::bind(path)
         .with_context(|| format!("cannot listen on the control socket {}", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    let result = axum::serve(listener, router).with_graceful_shutdown(shutdown).await;
+    let (stop, mut stopped) = tokio::sync::watch::channel(());
+    let graceful = async move {
+        shutdown.await;
+        drop(stop);
+    };
+    let late = async move {
+        while stopped.changed().await.is_ok() {}
+        tokio::time::sleep(SHUTDOWN_MAX).await;
+    };
+    let result = tokio::select! {
+        result = std::future::IntoFuture::into_future(axum::serve(listener, router).with_graceful_shutdown(graceful)) => result,
+        () = late => {
+            tracing::warn!("requests that are under way are broken off");
+            Ok(())
+        }
+    };
     let _ = std::fs::remove_file(path);
     result.context("the control socket failed")
 }
