@@ -238,6 +238,13 @@ impl Daemon {
         if let Some(why) = &publish.refused {
             alarm("refused", why.clone());
         }
+        if publish.looking_for > 0 {
+            let text = format!(
+                "looking for {} blocks in the packs that the journal does not know of; what is found need not come again",
+                publish.looking_for
+            );
+            alarm("looking-for-blocks", text);
+        }
         if let Some(why) = &publish.failure {
             alarm("publisher", why.clone());
         }

@@ -66,6 +66,8 @@ pub struct View {
     pub trust_expires_s: Option<u64>,
     /// The newest reason why metadata or an index was refused.
     pub refused: Option<String>,
+    /// Blocks that are being looked for in the packs.
+    pub looking_for: usize,
     /// Why the publisher cannot go on.
     pub failure: Option<String>,
 }
@@ -125,6 +127,7 @@ pub fn start(shared: Arc<PublishShared>, input: PublishInput) -> anyhow::Result<
         arrivals: BTreeMap::new(),
         targets: BTreeMap::new(),
         to_rescan: Vec::new(),
+        is_restoring: true,
         sender_ms: 0,
         committed: Instant::now(),
         facts,
@@ -153,6 +156,8 @@ struct Publisher {
     checked: std::collections::HashSet<Sha256>,
     /// Blocks to be looked for in the packs.
     to_rescan: Vec<NeededBlock>,
+    /// Whether those from before the start are not all looked for.
+    is_restoring: bool,
     /// The newest authenticated clock of the sender.
     sender_ms: u64,
     committed: Instant,
@@ -519,7 +524,12 @@ impl Publisher {
     fn update_view(&mut self) {
         let mut view = self.shared.view.lock().unwrap_or_else(PoisonError::into_inner);
         view.published = self.published.clone();
-        view.arrivals = self.arrivals.values_mut().map(Arrival::view).collect();
+        view.looking_for = self.to_rescan.len();
+        self.is_restoring &= !self.to_rescan.is_empty();
+        // After a start, what is there is not known before the packs were looked through.
+        if !self.is_restoring {
+            view.arrivals = self.arrivals.values_mut().map(Arrival::view).collect();
+        }
         view.trust_expires_s = self.trust.expires_s();
         view.failure = None;
     }
