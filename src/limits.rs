@@ -70,6 +70,14 @@ pub const EXTENTS_MAX: u64 = 65_536;
 pub const PROOF_BYTES_MAX: u64 = 4 << 20;
 /// Platforms of one provider version, and keys and protocols of it.
 pub const PROVIDER_PARTS_MAX: u64 = 256;
+/// Manifests of one image reference, referrers included.
+pub const IMAGE_MANIFESTS_MAX: u64 = 4096;
+/// Configurations and layers of one image reference.
+pub const IMAGE_BLOBS_MAX: u64 = 65_536;
+/// Octets of a manifest: what registries accept.
+pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+/// Octets of the control paragraph of a Debian package.
+pub const CONTROL_BYTES_MAX: u64 = 1 << 20;
 
 /// Octets of one journal value.
 pub const JOURNAL_VALUE_BYTES_MAX: usize = 4096;

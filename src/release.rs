@@ -7,4 +7,7 @@ pub mod name;
 pub mod provider;
 
 pub use index::{Artifact, ArtifactKind, Blob, Extent, Index, IndexError, PackRun};
-pub use name::{ArtifactName, FilePath, NameError, Platform, ProviderAddress, Version};
+pub use name::{
+    ArtifactName, FilePath, ImageRepository, NameError, PackageName, Platform, ProviderAddress, Suite, Tag,
+    Version,
+};

@@ -17,8 +17,8 @@ use diodesync::id::{
 use diodesync::limits::BLOCK_BYTES;
 use diodesync::link::{Sealer, SessionSecret};
 use diodesync::recv::{Intake, Intaken};
-use diodesync::release::index::{Provider, ProviderArchive, ProviderProof};
-use diodesync::release::{ArtifactKind, ArtifactName, Blob, Extent, Index, PackRun};
+use diodesync::release::index::{Image, Package, Provider, ProviderArchive, ProviderProof};
+use diodesync::release::{ArtifactKind, ArtifactName, Blob, Extent, Index, PackRun, PackageName};
 use diodesync::trust::Bundle;
 use diodesync::wire::{Beacon, BeaconChannel, ObjectId, Outer, SymbolHeader};
 use world::{LINK, Rng, offer, paired, pairing_secret, seal, start};
@@ -358,6 +358,43 @@ fn index_of_files_and_a_provider() {
         "index with two files, a provider with its proof, and one without",
         &release,
     );
+}
+
+#[test]
+fn index_of_an_image_and_a_package() {
+    let pack = PackId(*b"apackid1");
+    let [manifest, config, layer] = [b"manifest".as_slice(), b"config", b"layer"]
+        .map(|octets| text_blob(octets, pack, u64::from(octets[0]) - u64::from(b'a')));
+    let (deb, control) = (text_blob(b"!<arch>", pack, 100), text_blob(b"Package: hello", pack, 200));
+    let image = Image {
+        manifest: manifest.0,
+        manifests: [(manifest.0, "application/vnd.oci.image.manifest.v1+json".to_owned())].into(),
+        blobs: [config.0, layer.0].into(),
+    };
+    let tag = ArtifactName::Image("ghcr.io/coder/coder".parse().unwrap(), "v2.13.1".parse().unwrap());
+    let name = PackageName::new("bookworm".parse().unwrap(), "main", "hello", "2.10-3", "amd64").unwrap();
+    let run = PackRun { first: BlockNo(0), last_bytes: 300, hashes: vec![Blake3::of(b"block")] };
+    let release = Index {
+        channel: "images".parse().unwrap(),
+        number: ReleaseNo(2),
+        created_s: 1_795_000_000,
+        baseline: None,
+        packs: [(pack, vec![run])].into(),
+        artifacts: [
+            (tag, ArtifactKind::Image(image)),
+            (ArtifactName::Package(name), ArtifactKind::Package(Package { deb: deb.0, control: control.0 })),
+        ]
+        .into(),
+        blobs: [manifest, config, layer, deb, control].into(),
+    };
+    index("index-of-an-image-and-a-package", "index of version 2 with an image and a package", &release);
+    let mut older = release.encode();
+    older[4] = 1;
+    assert!(Index::parse(&older).is_err(), "version 1 knows no images");
+    let mut newer = Index { artifacts: [].into(), blobs: [].into(), packs: [].into(), ..release }.encode();
+    assert_eq!(newer[4], 1);
+    newer[4] = 2;
+    assert!(Index::parse(&newer).is_err(), "one release has one encoding");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! the end. Parsing checks all of it, so an [`Index`] that exists can be served.
 //!
 //! ```text
-//! "DSIX"  version u8 = 1
+//! "DSIX"  version u8: 2 if there is an artifact of kind 3 or 4, else 1
 //! channel text   number varint   created varint (seconds since 1970)   baseline: 0 | 1 varint
 //! packs   count, then for each: id [8], runs count, then for each run:
 //!             first block varint, block count varint (1…), octets of its last block varint, BLAKE3 [32] × count
@@ -16,25 +16,38 @@
 //!     2 provider  host, namespace, type, version: text; protocols: count, text…; flags u8 (1: proof follows);
 //!                 [ sums blob, signature blob; keys: count, then key id text, ASCII armor blob ]
 //!                 archives: count, then for each, by rising platform: platform text, blob, h1 [32]
+//!     3 image     registry, repository, tag: text; manifest blob;
+//!                 manifests: count, then for each, by rising SHA-256: blob, media type text;
+//!                 blobs: count, then each, by rising SHA-256: blob
+//!     4 package   suite, component, package, version, architecture: text; deb blob, control blob
 //! ```
+//!
+//! A blob is written as its place in the list of blobs, a varint.
 //!
 //! All blocks are [`BLOCK_BYTES`] long but the last of a run, which may be shorter: a release ends its last block,
 //! and the next release starts a fresh one, so that a block never changes once it was sent.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod artifact;
+
+use std::collections::BTreeMap;
 
 use thiserror::Error;
 
 use super::name::{self, ArtifactName, FilePath, NameError, Platform, ProviderAddress, Version};
 use crate::codec::{CodecError, Reader, put_run, put_varint};
 use crate::id::{Blake3, BlockId, BlockNo, Channel, IdError, PackId, ReleaseNo, Sha256};
-use crate::limits::{
-    ARTIFACTS_MAX, BLOBS_MAX, BLOCK_BYTES, EXTENTS_MAX, INDEX_BYTES_MAX, PACK_BLOCKS_MAX, PACKS_MAX,
-    PATH_BYTES_MAX, PROVIDER_PARTS_MAX,
+use crate::limits::{BLOBS_MAX, BLOCK_BYTES, EXTENTS_MAX, INDEX_BYTES_MAX, PACK_BLOCKS_MAX, PACKS_MAX};
+
+pub use artifact::{
+    Artifact, ArtifactKind, Image, Package, Provider, ProviderArchive, ProviderProof, is_media_type,
 };
+use artifact::{parse_artifacts, put_artifact, version_for};
 
 const MAGIC: &[u8; 4] = b"DSIX";
-const VERSION: u8 = 1;
+/// The newest version.
+const VERSION: u8 = 2;
+/// The version before, which knows files and providers.
+const VERSION_FILES_AND_PROVIDERS: u8 = 1;
 
 /// Why bytes are not an index.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -44,7 +57,8 @@ pub enum IndexError {
     Magic,
     /// Written by another version.
     #[error(
-        "the index is of version {found}; this receiver reads version {VERSION}; upgrade the receiver first"
+        "the index is of version {found}; this receiver reads versions {VERSION_FILES_AND_PROVIDERS} to {VERSION}; upgrade \
+         the receiver first"
     )]
     Version {
         /// The version found.
@@ -105,75 +119,6 @@ pub struct Blob {
     pub extents: Vec<Extent>,
 }
 
-/// One thing that a mirror serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Artifact {
-    /// What it is called.
-    pub name: ArtifactName,
-    /// What it is.
-    pub kind: ArtifactKind,
-}
-
-/// What an artifact is made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ArtifactKind {
-    /// A plain file.
-    File {
-        /// Its content.
-        blob: Sha256,
-        /// Whether it may be executed.
-        executable: bool,
-    },
-    /// One version of a Terraform provider.
-    Provider(Provider),
-}
-
-/// One version of a Terraform provider, with the proof that its registry gives.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Provider {
-    /// Plugin protocol versions, like `5.0`.
-    pub protocols: Vec<String>,
-    /// The upstream's proof; none if it was submitted with `--unsigned`.
-    pub proof: Option<ProviderProof>,
-    /// Its archives by platform.
-    pub archives: BTreeMap<Platform, ProviderArchive>,
-}
-
-/// `SHA256SUMS`, its detached OpenPGP signature, and the keys that made it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProviderProof {
-    /// The `SHA256SUMS` file.
-    pub sums: Sha256,
-    /// The binary detached signature over it.
-    pub signature: Sha256,
-    /// ASCII-armored public keys by key id (16 upper-case hexadecimal digits).
-    pub keys: BTreeMap<String, Sha256>,
-}
-
-/// A provider's zip for one platform.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProviderArchive {
-    /// The zip.
-    pub blob: Sha256,
-    /// Terraform's `h1:` digest of its content.
-    pub h1: [u8; 32],
-}
-
-impl Artifact {
-    /// The blobs that it is made of.
-    pub fn blobs(&self) -> Vec<Sha256> {
-        match &self.kind {
-            ArtifactKind::File { blob, .. } => vec![*blob],
-            ArtifactKind::Provider(provider) => {
-                let proof = provider.proof.iter();
-                let proof =
-                    proof.flat_map(|p| [p.sums, p.signature].into_iter().chain(p.keys.values().copied()));
-                proof.chain(provider.archives.values().map(|archive| archive.blob)).collect()
-            }
-        }
-    }
-}
-
 /// A release, whole and consistent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Index {
@@ -228,7 +173,7 @@ impl Index {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64 + self.blobs.len() * 48 + self.artifacts.len() * 64);
         out.extend_from_slice(MAGIC);
-        out.push(VERSION);
+        out.push(version_for(&self.artifacts));
         put_run(&mut out, self.channel.as_str().as_bytes());
         put_varint(&mut out, self.number.0);
         put_varint(&mut out, self.created_s);
@@ -283,10 +228,10 @@ impl Index {
         if reader.bytes(4).ok() != Some(MAGIC.as_slice()) {
             return Err(IndexError::Magic);
         }
-        match reader.u8()? {
-            VERSION => {}
+        let version = match reader.u8()? {
+            known @ VERSION_FILES_AND_PROVIDERS..=VERSION => known,
             found => return Err(IndexError::Version { found }),
-        }
+        };
         let channel = reader.text("the channel name", 32)?.parse()?;
         let number = ReleaseNo(reader.varint()?);
         let created_s = reader.varint()?;
@@ -297,7 +242,7 @@ impl Index {
         }
         let packs = parse_packs(&mut reader)?;
         let blobs = parse_blobs(&mut reader, &packs)?;
-        let artifacts = parse_artifacts(&mut reader, &blobs)?;
+        let artifacts = parse_artifacts(&mut reader, version, &blobs)?;
         reader.finish()?;
         let index = Self { channel, number, created_s, baseline, packs, blobs, artifacts };
         check_names(index.artifacts.keys())?;
@@ -309,7 +254,7 @@ impl Index {
 pub fn check_names<'a>(names: impl Iterator<Item = &'a ArtifactName> + Clone) -> Result<(), IndexError> {
     let files = names.filter_map(|name| match name {
         ArtifactName::File(path) => Some(path),
-        ArtifactName::Provider(..) => None,
+        ArtifactName::Provider(..) | ArtifactName::Image(..) | ArtifactName::Package(_) => None,
     });
     let mut folded: BTreeMap<String, &FilePath> = BTreeMap::new();
     for path in files {
@@ -457,129 +402,6 @@ fn is_covered(extent: &Extent, runs: &[PackRun]) -> bool {
         }
     }
     false
-}
-
-fn parse_artifacts(
-    reader: &mut Reader<'_>,
-    blobs: &BTreeMap<Sha256, Blob>,
-) -> Result<BTreeMap<ArtifactName, ArtifactKind>, IndexError> {
-    let digests: Vec<Sha256> = blobs.keys().copied().collect();
-    let mut artifacts = BTreeMap::new();
-    let mut used = BTreeSet::new();
-    for _ in 0..reader.count("artifacts", ARTIFACTS_MAX, 4)? {
-        let mut blob = |reader: &mut Reader<'_>| -> Result<Sha256, IndexError> {
-            let place = reader.varint()?;
-            let digest = usize::try_from(place).ok().and_then(|place| digests.get(place).copied());
-            let Some(digest) = digest else {
-                return contradiction("an artifact names a blob that is not listed");
-            };
-            used.insert(digest);
-            Ok(digest)
-        };
-        let (name, kind) = match reader.u8()? {
-            1 => {
-                let path: FilePath = reader.text("a path", PATH_BYTES_MAX)?.parse()?;
-                let executable = flag(reader, "a file's flags")?;
-                (ArtifactName::File(path), ArtifactKind::File { blob: blob(reader)?, executable })
-            }
-            2 => parse_provider(reader, &mut blob)?,
-            found => return contradiction(format!("artifact kind {found} is not known to this version")),
-        };
-        if artifacts.last_key_value().is_some_and(|(last, _)| *last >= name) {
-            return contradiction(format!("{name} is out of order or twice"));
-        }
-        artifacts.insert(name, kind);
-    }
-    if used.len() != blobs.len() {
-        return contradiction(format!("{} blobs belong to no artifact", blobs.len() - used.len()));
-    }
-    Ok(artifacts)
-}
-
-fn parse_provider(
-    reader: &mut Reader<'_>,
-    blob: &mut impl FnMut(&mut Reader<'_>) -> Result<Sha256, IndexError>,
-) -> Result<(ArtifactName, ArtifactKind), IndexError> {
-    let host = reader.text("a provider's host", 259)?;
-    let namespace = reader.text("a provider's namespace", 64)?;
-    let kind = reader.text("a provider's type", 64)?;
-    let address: ProviderAddress = format!("{host}/{namespace}/{kind}").parse()?;
-    let version: Version = reader.text("a provider's version", 128)?.parse()?;
-    let mut protocols = Vec::new();
-    for _ in 0..reader.count("a provider's protocols", PROVIDER_PARTS_MAX, 1)? {
-        let protocol = reader.text("a protocol", 16)?;
-        if protocol.is_empty() || !protocol.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
-            return contradiction(format!("{protocol:?} is not a plugin protocol version"));
-        }
-        protocols.push(protocol.to_owned());
-    }
-    let proof = if flag(reader, "a provider's flags")? {
-        let (sums, signature) = (blob(reader)?, blob(reader)?);
-        let mut keys = BTreeMap::new();
-        for _ in 0..reader.count("a provider's keys", PROVIDER_PARTS_MAX, 2)? {
-            let id = reader.text("a key id", 40)?;
-            if id.is_empty() || !id.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b)) {
-                return contradiction(format!("{id:?} is not a key id"));
-            }
-            if keys.last_key_value().is_some_and(|(last, _): (&String, _)| last.as_str() >= id) {
-                return contradiction(format!("key {id} is out of order or twice"));
-            }
-            keys.insert(id.to_owned(), blob(reader)?);
-        }
-        Some(ProviderProof { sums, signature, keys })
-    } else {
-        None
-    };
-    let mut archives = BTreeMap::new();
-    for _ in 0..reader.count("a provider's archives", PROVIDER_PARTS_MAX, 36)? {
-        let platform: Platform = reader.text("a platform", 65)?.parse()?;
-        if archives.last_key_value().is_some_and(|(last, _)| *last >= platform) {
-            return contradiction(format!("platform {platform} of {address} is out of order or twice"));
-        }
-        archives.insert(platform, ProviderArchive { blob: blob(reader)?, h1: reader.array()? });
-    }
-    if archives.is_empty() {
-        return contradiction(format!("provider {address} {version} has no archive"));
-    }
-    let name = ArtifactName::Provider(address, version);
-    Ok((name, ArtifactKind::Provider(Provider { protocols, proof, archives })))
-}
-
-fn put_artifact(out: &mut Vec<u8>, name: &ArtifactName, kind: &ArtifactKind, place: impl Fn(&Sha256) -> u64) {
-    match (name, kind) {
-        (ArtifactName::File(path), ArtifactKind::File { blob, executable }) => {
-            out.push(1);
-            put_run(out, path.as_str().as_bytes());
-            out.push(u8::from(*executable));
-            put_varint(out, place(blob));
-        }
-        (ArtifactName::Provider(address, version), ArtifactKind::Provider(provider)) => {
-            out.push(2);
-            for text in [address.host.as_str(), &address.namespace, &address.kind, version.as_str()] {
-                put_run(out, text.as_bytes());
-            }
-            put_varint(out, provider.protocols.len() as u64);
-            provider.protocols.iter().for_each(|protocol| put_run(out, protocol.as_bytes()));
-            out.push(u8::from(provider.proof.is_some()));
-            if let Some(proof) = &provider.proof {
-                put_varint(out, place(&proof.sums));
-                put_varint(out, place(&proof.signature));
-                put_varint(out, proof.keys.len() as u64);
-                for (id, blob) in &proof.keys {
-                    put_run(out, id.as_bytes());
-                    put_varint(out, place(blob));
-                }
-            }
-            put_varint(out, provider.archives.len() as u64);
-            for (platform, archive) in &provider.archives {
-                put_run(out, platform.to_string().as_bytes());
-                put_varint(out, place(&archive.blob));
-                out.extend_from_slice(&archive.h1);
-            }
-        }
-        // A name of one kind on a thing of another: kind 0, which no parser accepts.
-        (ArtifactName::File(_), _) | (ArtifactName::Provider(..), _) => out.push(0),
-    }
 }
 
 /// The file name under which an archive of this provider is served.

@@ -2,10 +2,16 @@
 //! thing here and another on the far side. Everything is parsed once, from the command line, from a tree on disk and
 //! from an index alike.
 
+mod image;
+mod package;
+
 use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
+
+pub use image::{ImageRepository, Tag};
+pub use package::{PackageName, Suite};
 
 use crate::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX};
 
@@ -236,6 +242,10 @@ pub enum ArtifactName {
     File(FilePath),
     /// One version of a Terraform provider, with all its platforms.
     Provider(ProviderAddress, Version),
+    /// What a tag of an image repository names.
+    Image(ImageRepository, Tag),
+    /// A Debian package.
+    Package(PackageName),
 }
 
 impl fmt::Display for ArtifactName {
@@ -243,6 +253,8 @@ impl fmt::Display for ArtifactName {
         match self {
             Self::File(path) => write!(f, "file {path}"),
             Self::Provider(address, version) => write!(f, "provider {address} {version}"),
+            Self::Image(repository, tag) => write!(f, "image {repository}:{tag}"),
+            Self::Package(name) => write!(f, "package {name}"),
         }
     }
 }

@@ -153,7 +153,13 @@ impl Site {
                         }
                     }
                     // No parser makes a name of one kind for a thing of another.
-                    (ArtifactName::File(_) | ArtifactName::Provider(..), _) => {}
+                    (
+                        ArtifactName::File(_)
+                        | ArtifactName::Provider(..)
+                        | ArtifactName::Image(..)
+                        | ArtifactName::Package(_),
+                        _,
+                    ) => {}
                 }
             }
         }
