@@ -5,6 +5,7 @@
 //! | [`bins`] | the daemons' binaries, built when they are not there |
 //! | [`side`] | a paired sender and receiver, started, stopped, killed and cleaned up |
 //! | [`status`] | what `status --json` says, typed |
+//! | [`nonces`] | what the sender has sealed with, over all its sessions |
 //! | [`weather`] | a one-way UDP path in user space, with seeded bad weather |
 //! | [`netns`] | a one-way path between two network namespaces |
 //! | [`provider`] | a Terraform provider release as a registry has it, signed |
@@ -18,6 +19,7 @@ pub mod bins;
 pub mod https;
 pub mod mirror;
 pub mod netns;
+pub mod nonces;
 pub mod prng;
 pub mod provider;
 pub mod scratch;

@@ -12,14 +12,15 @@
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::nonces::Nonces;
 use crate::prng::Prng;
 
 /// How long a blocked read waits before it looks whether the link was closed, and flushes what it holds back.
@@ -122,6 +123,9 @@ pub struct Counts {
 struct Shared {
     stop: AtomicBool,
     cut: AtomicBool,
+    /// Set to have every datagram's nonce recorded.
+    records_nonces: AtomicBool,
+    nonces: Mutex<Nonces>,
     counts: [AtomicU64; 13],
 }
 
@@ -188,6 +192,16 @@ impl Link {
     /// Pulls the cable out (`true`) or puts it back.
     pub fn cut(&self, cut: bool) {
         self.shared.cut.store(cut, Ordering::Relaxed);
+    }
+
+    /// From now on records the nonce of every datagram that the sender sends.
+    pub fn record_nonces(&self) {
+        self.shared.records_nonces.store(true, Ordering::Relaxed);
+    }
+
+    /// What was recorded.
+    pub fn nonces(&self) -> MutexGuard<'_, Nonces> {
+        self.shared.nonces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was counted so far.
@@ -292,6 +306,10 @@ impl Forwarder {
                 Ok((length, _)) => {
                     self.shared.add(Count::Received, 1);
                     self.shared.add(Count::ReceivedBytes, length as u64);
+                    if self.shared.records_nonces.load(Ordering::Relaxed) {
+                        let mut nonces = self.shared.nonces.lock().unwrap_or_else(PoisonError::into_inner);
+                        nonces.record(&buffer[..length]);
+                    }
                     self.pass(&mut buffer[..length]);
                 }
                 Err(error) if is_timeout(&error) => self.flush(),
