@@ -1,25 +1,5 @@
-//! `diode-receiver`: the high side of a Diodesync link.
-//!
-//! ```text
-//! (one way) ══► lane ──inbox, blocks──► publish ──switch──► serve ──► terraform, browsers
-//! ```
-//!
-//! Three roles, which one process fills: **lane** parses datagrams and writes packs, and knows no site key; **publish**
-//! checks, and switches what is served; **serve** reads. They hand over by renamed files and by the [`handover`]
-//! module's notices.
-
-mod api;
-mod certs;
-mod cli;
-mod config;
-mod handover;
-mod init;
-mod lane;
-mod publish;
-mod run;
-mod serve;
-mod status;
+//! `diode-receiver`: everything is in the library, so that its parsers can be fuzzed and its parts run in a test.
 
 fn main() -> std::process::ExitCode {
-    cli::main()
+    diode_receiver::main()
 }

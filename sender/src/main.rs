@@ -1,25 +1,5 @@
-//! `diode-sender`: the low side of a Diodesync link.
-//!
-//! ```text
-//! submit ──► ingest ──► packs ──► release ──► lane ══► (one way)
-//! ```
-//!
-//! One daemon (`run`) owns the folder; every other command speaks to it over its control socket, but for `init`.
-
-mod api;
-mod cli;
-mod config;
-mod ingest;
-mod init;
-mod lane;
-mod provider_zip;
-mod random;
-mod release;
-mod run;
-mod status;
-mod store;
-mod submit;
+//! `diode-sender`: everything is in the library, so that its parsers can be fuzzed and its parts run in a test.
 
 fn main() -> std::process::ExitCode {
-    cli::main()
+    diode_sender::main()
 }

@@ -1,0 +1,23 @@
+//! `diode-receiver`: the high side of a Diodesync link.
+//!
+//! ```text
+//! (one way) ══► lane ──inbox, blocks──► publish ──switch──► serve ──► terraform, browsers
+//! ```
+//!
+//! Three roles, which one process fills: **lane** parses datagrams and writes packs, and knows no site key; **publish**
+//! checks, and switches what is served; **serve** reads. They hand over by renamed files and by the [`handover`]
+//! module's notices.
+
+mod api;
+mod certs;
+mod cli;
+mod config;
+mod handover;
+mod init;
+mod lane;
+mod publish;
+mod run;
+mod serve;
+mod status;
+
+pub use cli::main;

@@ -1,0 +1,23 @@
+//! `diode-sender`: the low side of a Diodesync link.
+//!
+//! ```text
+//! submit ──► ingest ──► packs ──► release ──► lane ══► (one way)
+//! ```
+//!
+//! One daemon (`run`) owns the folder; every other command speaks to it over its control socket, but for `init`.
+
+mod api;
+mod cli;
+mod config;
+mod ingest;
+mod init;
+mod lane;
+mod provider_zip;
+mod random;
+mod release;
+mod run;
+mod status;
+mod store;
+mod submit;
+
+pub use cli::main;
