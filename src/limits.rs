@@ -76,6 +76,10 @@ pub const IMAGE_MANIFESTS_MAX: u64 = 4096;
 pub const IMAGE_BLOBS_MAX: u64 = 65_536;
 /// Octets of a manifest: what registries accept.
 pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+/// Octets of all manifests of one image reference, and of those of one submission.
+pub const IMAGE_MANIFESTS_BYTES_MAX: u64 = 64 << 20;
+/// Octets of what is said of all published manifests that refer to others, which the gateway keeps in memory.
+pub const REFERRERS_BYTES_MAX: usize = 64 << 20;
 /// Octets of the control paragraph of a Debian package.
 pub const CONTROL_BYTES_MAX: u64 = 1 << 20;
 

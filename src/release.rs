@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod delta;
+pub mod image;
 pub mod index;
 pub mod name;
 pub mod provider;
