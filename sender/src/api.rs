@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use diodesync::id::{Channel, LinkId};
+use diodesync::id::{Channel, LinkId, Sha256};
 use diodesync::pack::PackStore;
 use diodesync_control::{ApiError, clock_ms, clock_s};
 use http_body_util::BodyExt;
@@ -52,10 +52,17 @@ pub struct ReleaseRequest {
     pub full: bool,
 }
 
+/// Blobs by digest.
+#[derive(Debug, Deserialize)]
+struct HeldRequest {
+    blobs: Vec<Sha256>,
+}
+
 /// The handlers.
 pub fn router(daemon: Arc<Daemon>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/held", post(held))
         .route("/v1/submit", post(take_submission))
         .route("/v1/release", post(cut))
         .layer(DefaultBodyLimit::disable())
@@ -64,6 +71,17 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
 
 async fn status(State(daemon): State<Arc<Daemon>>) -> Json<Status> {
     Json(daemon.status())
+}
+
+/// Which of these blobs are here, and need not be submitted again.
+async fn held(
+    State(daemon): State<Arc<Daemon>>,
+    Json(request): Json<HeldRequest>,
+) -> Json<serde_json::Value> {
+    let store = daemon.store.lock().unwrap_or_else(PoisonError::into_inner);
+    let held: Vec<Sha256> =
+        request.blobs.into_iter().filter(|digest| store.catalog.blob(digest).is_some()).collect();
+    Json(serde_json::json!({ "held": held }))
 }
 
 async fn take_submission(

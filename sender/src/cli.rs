@@ -86,6 +86,13 @@ enum Submit {
         #[command(flatten)]
         args: submit::FilesArgs,
     },
+    /// A container image from an OCI layout, with its signatures
+    Image {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: submit::ImageArgs,
+    },
     /// Archives of a Terraform provider, with the proof that its registry gives
     Provider {
         #[command(flatten)]
@@ -122,6 +129,10 @@ async fn ask(command: Command) -> anyhow::Result<()> {
             let answer = submit::files(&client(&common)?, args).await?;
             report_submission(&common, &answer);
         }
+        Command::Submit(Submit::Image { common, args }) => {
+            let answer = submit::image(&client(&common)?, args).await?;
+            report_submission(&common, &answer);
+        }
         Command::Submit(Submit::Provider { common, args }) => {
             let answer = submit::provider(&client(&common)?, args).await?;
             report_submission(&common, &answer);
@@ -147,6 +158,10 @@ fn report_submission(common: &Common, answer: &Value) {
         return;
     }
     let number = |key: &str| answer.get(key).and_then(Value::as_u64).unwrap_or(0);
+    for image in answer.get("images").and_then(Value::as_array).into_iter().flatten() {
+        let text = |key: &str| image.get(key).and_then(Value::as_str).unwrap_or_default();
+        println!("{} {}", text("image"), text("manifest"));
+    }
     println!(
         "submitted {} artifacts, {} ({} new). Send them with: diode-sender release",
         number("artifacts"),

@@ -182,6 +182,11 @@ impl<'a> Submission<'a> {
         self.end_blob(blob)
     }
 
+    /// Counts a blob that was here before and was not given again.
+    pub fn count_held(&mut self, digest: &Sha256) {
+        self.totals.bytes += self.blob(digest).map_or(0, |blob| blob.bytes);
+    }
+
     /// Where a blob is, be it new or old.
     pub fn blob(&self, digest: &Sha256) -> Option<Blob> {
         let known =

@@ -11,12 +11,17 @@
 //! A stream that ends without [`Message::End`] leaves nothing behind.
 
 mod command;
+mod image;
+mod layout;
 mod server;
 
-use diodesync::id::Channel;
+use std::collections::BTreeMap;
+
+use diodesync::id::{Channel, Sha256};
 use serde::{Deserialize, Serialize};
 
 pub use command::{FilesArgs, ProviderArgs, files, provider};
+pub use image::{ImageArgs, image};
 pub use server::receive;
 
 const TAG_MESSAGE: u8 = 1;
@@ -37,7 +42,7 @@ enum Message {
     },
     /// A file follows.
     File {
-        /// Its path in the tree that is served; for a provider, its file name.
+        /// Its path in the tree that is served; for a provider, its file name; for an image, its digest.
         path: String,
         /// What it is.
         role: Role,
@@ -65,6 +70,13 @@ enum What {
         /// Whether the operator gave up the upstream's proof.
         unsigned: bool,
     },
+    /// An image and its signatures.
+    Image {
+        /// `REGISTRY/REPOSITORY`.
+        repository: String,
+        /// The manifest of each tag.
+        tags: BTreeMap<String, Sha256>,
+    },
 }
 
 /// What a file is.
@@ -83,6 +95,10 @@ enum Role {
     Signature,
     /// A key file.
     Key,
+    /// A manifest of an image.
+    Manifest,
+    /// A configuration or layer of an image. Those that the daemon holds are left out.
+    Blob,
 }
 
 fn frame_head(tag: u8, bytes: usize) -> [u8; 5] {

@@ -63,11 +63,15 @@ pub struct ProviderArgs {
 
 /// A file to be sent.
 #[derive(Debug)]
-struct Item {
-    source: PathBuf,
-    path: String,
-    role: Role,
-    bytes: u64,
+pub(super) struct Item {
+    /// Where it is.
+    pub source: PathBuf,
+    /// What it is called to the daemon.
+    pub path: String,
+    /// What it is.
+    pub role: Role,
+    /// Its octets.
+    pub bytes: u64,
 }
 
 /// Submits plain files.
@@ -158,7 +162,13 @@ pub async fn provider(client: &Client, args: ProviderArgs) -> anyhow::Result<Val
     send(client, args.channel, what, items).await
 }
 
-async fn send(client: &Client, channel: Channel, what: What, items: Vec<Item>) -> anyhow::Result<Value> {
+/// Streams files to the daemon; what it answers.
+pub(super) async fn send(
+    client: &Client,
+    channel: Channel,
+    what: What,
+    items: Vec<Item>,
+) -> anyhow::Result<Value> {
     let (frames, receiver) = mpsc::channel::<std::io::Result<Frame<Bytes>>>(8);
     let reader = tokio::task::spawn_blocking(move || read_all(channel, what, &items, &Frames(frames)));
     let body = StreamBody::new(ReceiverStream(receiver)).boxed();

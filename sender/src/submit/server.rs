@@ -18,7 +18,7 @@ use diodesync::release::provider::{ProofInput, split_keys, verify};
 use diodesync_control::clock_s;
 use tokio::sync::mpsc;
 
-use super::{FRAME_BYTES_MAX, Message, Role, TAG_DATA, TAG_MESSAGE, What};
+use super::{FRAME_BYTES_MAX, Message, Role, TAG_DATA, TAG_MESSAGE, What, image};
 use crate::ingest::{BlobWriter, Submission, Totals};
 use crate::provider_zip;
 use crate::store::Store;
@@ -44,6 +44,7 @@ pub fn receive(
             let files = take_provider_files(&mut submission, &mut frames)?;
             check_provider(&mut submission, &address, protocols, unsigned, files)?;
         }
+        What::Image { repository, tags } => image::take(&mut submission, &mut frames, &repository, tags)?,
     }
     submission.finish(clock_s())
 }
@@ -62,7 +63,8 @@ fn take_files(submission: &mut Submission<'_>, frames: &mut FrameReader) -> anyh
     Ok(())
 }
 
-fn take_blob(
+/// Takes the octets of a file that was announced to have `bytes`.
+pub(super) fn take_blob(
     submission: &mut Submission<'_>,
     frames: &mut FrameReader,
     bytes: u64,
@@ -108,7 +110,7 @@ fn take_provider_files(
             Role::Signature => files.signature = Some(blob),
             Role::Key => files.keys.push((name, blob)),
             Role::Archive => files.archives.push((name, blob)),
-            Role::Plain | Role::Executable => bail!("{name} has no place in a provider"),
+            _ => bail!("{name} has no place in a provider"),
         }
     }
     Ok(files)
@@ -191,7 +193,7 @@ enum Frame {
 }
 
 /// Takes frames out of chunks of any size.
-struct FrameReader {
+pub(super) struct FrameReader {
     chunks: mpsc::Receiver<Bytes>,
     rest: Bytes,
     data_left: usize,
@@ -199,7 +201,7 @@ struct FrameReader {
 
 impl FrameReader {
     /// The next file's path, role and octets; `None` at the end that was meant to be one.
-    fn next_file(&mut self) -> anyhow::Result<Option<(String, Role, u64)>> {
+    pub(super) fn next_file(&mut self) -> anyhow::Result<Option<(String, Role, u64)>> {
         match self.next()? {
             Some(Frame::Message(Message::File { path, role, bytes })) => Ok(Some((path, role, bytes))),
             Some(Frame::Message(Message::End)) => Ok(None),
