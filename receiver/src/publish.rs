@@ -9,6 +9,7 @@
 
 mod arrival;
 mod facts;
+mod image;
 mod proof;
 
 use std::collections::BTreeMap;
@@ -483,6 +484,7 @@ impl Publisher {
     fn check_proofs(&self, channel: &Channel) -> anyhow::Result<()> {
         let Some(arrival) = self.arrivals.get(channel) else { return Ok(()) };
         proof::check(arrival.index(), &self.input.packs)?;
+        image::check(arrival.index(), &self.input.packs)?;
         self.site_with(channel, arrival.index()).map(|_| ())
     }
 

@@ -3,9 +3,10 @@
 //! | path | what |
 //! |---|---|
 //! | `/` | what is published |
-//! | `/client/` | what a client needs: the authority's certificate, a `.terraformrc` |
+//! | `/client/` | what a client needs: the authority's certificate, a `.terraformrc`, a `registries.conf`, a `hosts.toml` |
 //! | `/.well-known/terraform.json`, `/v1/providers/…` | the origin registries, replayed with their own proofs ([`registry`]) |
 //! | `/mirror/…` | Terraform's network mirror protocol ([`mirror`]) |
+//! | `/v2/…` | a registry of container images ([`oci`]) |
 //! | `/blobs/SHA256/NAME` | any published blob by its digest |
 //! | `/files/…`, `/files.json`, `/files.sha256` | the file tree ([`files`]) |
 //! | `/healthz` | 200 while the listener lives |
@@ -19,8 +20,10 @@ mod blob;
 mod client;
 mod files;
 mod html;
+mod images;
 mod listen;
 mod mirror;
+mod oci;
 mod pages;
 mod registry;
 mod site;
@@ -28,6 +31,8 @@ mod site;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_images;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -99,9 +104,14 @@ pub fn router(site: SiteHandle, client: ClientFiles) -> Router {
         .route("/client/", get(client::page))
         .route("/client/ca.pem", get(client::ca_pem))
         .route("/client/terraformrc", get(client::terraformrc))
+        .route("/client/registries.conf", get(client::images::registries_conf))
+        .route("/client/hosts.toml", get(client::images::hosts_toml))
         .route("/.well-known/terraform.json", get(registry::discovery))
         .route("/v1/providers/{*path}", get(registry::provider))
         .route("/mirror/{*path}", get(mirror::provider))
+        .route("/v2", get(oci::base))
+        .route("/v2/", get(oci::base))
+        .route("/v2/{*path}", get(oci::get))
         .route("/blobs/{digest}", get(blob::by_digest))
         .route("/blobs/{digest}/{name}", get(blob::by_digest_and_name))
         .route("/files", get(|| async { redirect("/files/") }))
@@ -121,6 +131,9 @@ async fn get_and_head_only(request: Request, next: Next) -> Response {
         Method::GET | Method::HEAD => next.run(request).await,
         _ => {
             let allow = [(header::ALLOW, "GET, HEAD")];
+            if request.uri().path().starts_with("/v2/") {
+                return (allow, oci::read_only()).into_response();
+            }
             let why = "this gateway only serves: expected GET or HEAD\n";
             (allow, text(StatusCode::METHOD_NOT_ALLOWED, why)).into_response()
         }

@@ -24,6 +24,9 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use super::site::{ReadError, Site};
 use super::{Asked, failed, not_found, text};
 
+/// The `Cache-Control` of what a digest names.
+pub const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+
 /// Octets read at once.
 const PIECE_BYTES: u64 = 256 * 1024;
 /// Pieces that are read or wait to be sent, for each connection.
@@ -34,8 +37,7 @@ pub async fn by_digest(asked: Asked, Path(digest): Path<String>) -> Response {
     let Ok(digest) = digest.parse::<Sha256>() else { return not_found() };
     let mut response = respond(&asked, digest);
     if response.status().is_success() {
-        let forever = HeaderValue::from_static("public, max-age=31536000, immutable");
-        response.headers_mut().insert(header::CACHE_CONTROL, forever);
+        response.headers_mut().insert(header::CACHE_CONTROL, FOREVER);
     }
     response
 }

@@ -1,7 +1,9 @@
-//! Client files, ready made: the authority's certificate, a `.terraformrc`, and a page that says what to do with them.
+//! Client files, ready made: the authority's certificate, a `.terraformrc`, what clients of images need, and a page that says what to do with them.
 //!
 //! URLs in them name the gateway as the client named it. A `Host` header is an attacker's to choose, so it is taken
 //! only if it can be nothing but a host and a port; else the configured name stands in.
+
+pub mod images;
 
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
@@ -36,6 +38,12 @@ impl ClientFiles {
             Some(host) => format!("https://{host}"),
             None => self.base_url.clone(),
         }
+    }
+
+    /// The same without `https://`.
+    fn host(&self, headers: &HeaderMap) -> String {
+        let base = self.base(headers);
+        base.strip_prefix("https://").map(str::to_owned).unwrap_or(base)
     }
 
     /// The authority's SHA-256 fingerprint, as `openssl x509 -fingerprint -sha256` writes it.
@@ -192,7 +200,7 @@ fn through_mirror(site: &Site, base: &str) -> String {
 pub async fn page(State(gateway): State<Gateway>, asked: Asked) -> Response {
     let base = gateway.client.base(&asked.headers);
     let mut page = Page::new("Set up a client");
-    page.raw("<nav>").link("/", "gateway").raw("</nav>\n<h2>1. Trust this gateway</h2>\n");
+    page.raw("<nav>").link("/", "gateway").raw("</nav>\n<h2>Trust this gateway</h2>\n");
     match gateway.client.fingerprint() {
         Some(fingerprint) => {
             page.raw("<p>Fetch ").link("/client/ca.pem", "ca.pem");
@@ -218,7 +226,7 @@ pub async fn page(State(gateway): State<Gateway>, asked: Asked) -> Response {
             page.raw("trust it.</p>\n");
         }
     }
-    page.raw("<h2>2. Terraform and OpenTofu</h2>\n<p>Fetch ").link("/client/terraformrc", "terraformrc");
+    page.raw("<h2>Terraform and OpenTofu</h2>\n<p>Fetch ").link("/client/terraformrc", "terraformrc");
     page.raw(": the origin registries as they were, so that the client checks the origins' signatures itself.</p>\n<pre>");
     page.text(&format!("curl -o ~/.terraformrc {base}/client/terraformrc\n"));
     page.raw("terraform init</pre>\n<p>Or take everything from this gateway as a ");
@@ -227,9 +235,9 @@ pub async fn page(State(gateway): State<Gateway>, asked: Asked) -> Response {
         "curl -o ~/.terraformrc '{base}/client/terraformrc?via=mirror'\n\
          terraform providers lock -net-mirror={base}/mirror/ -platform=linux_amd64"
     ));
-    page.raw("</pre>\n<h2>3. Files</h2>\n<p>")
-        .link("/files/", "Browse")
-        .raw(", or copy all and check:</p>\n<pre>");
+    page.raw("</pre>\n");
+    images::section(&mut page, &asked.site, &base, gateway.client.ca_pem.is_some());
+    page.raw("<h2>Files</h2>\n<p>").link("/files/", "Browse").raw(", or copy all and check:</p>\n<pre>");
     page.text(&format!(
         "wget -r -np -nH --cut-dirs=1 -R 'index.html*' {base}/files/\n\
          curl -s {base}/files.sha256 | sha256sum -c --quiet"

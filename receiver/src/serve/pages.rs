@@ -19,14 +19,17 @@ pub async fn home(asked: Asked) -> Response {
         return page.finish();
     }
     page.raw("<table><tr><th>channel</th><th class=\"n\">release</th><th>cut</th><th class=\"n\">files</th>");
-    page.raw("<th class=\"n\">provider versions</th><th class=\"n\">size</th></tr>\n");
+    page.raw(
+        "<th class=\"n\">provider versions</th><th class=\"n\">images</th><th class=\"n\">packages</th>",
+    );
+    page.raw("<th class=\"n\">size</th></tr>\n");
     for index in site.releases() {
-        let (files, providers) = counts(index);
         page.raw("<tr><td>").text(index.channel.as_str());
         page.raw("</td><td class=\"n\">").text(&index.number.to_string());
         page.raw("</td><td>").text(&time(index.created_s));
-        page.raw("</td><td class=\"n\">").text(&files.to_string());
-        page.raw("</td><td class=\"n\">").text(&providers.to_string());
+        for count in counts(index) {
+            page.raw("</td><td class=\"n\">").text(&count.to_string());
+        }
         page.raw("</td><td class=\"n\">").text(&size(index.blob_bytes())).raw("</td></tr>\n");
     }
     page.raw("</table>\n");
@@ -48,11 +51,28 @@ pub async fn home(asked: Asked) -> Response {
         }
         page.raw("</table>\n");
     }
+    if site.images().repositories().next().is_some() {
+        page.raw("<h2>Container images</h2>\n<table><tr><th>repository</th><th>tags</th></tr>\n");
+        for (name, repository) in site.images().repositories() {
+            page.raw("<tr><td><code>").text(&name.to_string()).raw("</code></td><td>");
+            // Signatures go with what they sign.
+            let tags = repository.tags().keys().filter(|tag| !tag.starts_with("sha256-"));
+            for (at, tag) in tags.enumerate() {
+                page.raw(if at == 0 { "" } else { ", " }).text(tag);
+            }
+            page.raw("</td></tr>\n");
+        }
+        page.raw("</table>\n");
+    }
     page.finish()
 }
 
-/// Files and provider versions of a release.
-fn counts(index: &Index) -> (usize, usize) {
-    let files = index.artifacts.keys().filter(|name| matches!(name, ArtifactName::File(_))).count();
-    (files, index.artifacts.len() - files)
+/// Files, provider versions, images and packages of a release.
+fn counts(index: &Index) -> [usize; 4] {
+    index.artifacts.keys().fold([0; 4], |[files, providers, images, packages], name| match name {
+        ArtifactName::File(_) => [files + 1, providers, images, packages],
+        ArtifactName::Provider(..) => [files, providers + 1, images, packages],
+        ArtifactName::Image(..) => [files, providers, images + 1, packages],
+        ArtifactName::Package(_) => [files, providers, images, packages + 1],
+    })
 }

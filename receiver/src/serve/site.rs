@@ -6,10 +6,13 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use diodesync::id::{Channel, ReleaseNo, Sha256};
+use diodesync::limits::REFERRERS_BYTES_MAX;
 use diodesync::pack::{Blobs, PackError, PackStore};
 use diodesync::release::index::{Provider, check_names};
 use diodesync::release::{ArtifactKind, ArtifactName, Blob, Index, IndexError, ProviderAddress, Version};
 use thiserror::Error;
+
+use super::images::Images;
 
 /// Why releases cannot be served beside each other.
 #[derive(Debug, Error)]
@@ -40,6 +43,12 @@ pub enum SiteError {
     /// The union of the file trees is not one.
     #[error("the channels cannot be served as one tree: {0}; rename one of the files on the low side")]
     Tree(IndexError),
+    /// More is said of manifests that refer to others than is kept in memory.
+    #[error(
+        "what the published manifests that refer to others (signatures, SBOMs) have in their annotations is more than \
+         {REFERRERS_BYTES_MAX} octets; the images' publishers must shorten it, do not carry it"
+    )]
+    Referrers,
 }
 
 /// A blob that cannot be read.
@@ -106,6 +115,7 @@ pub struct Site {
     providers: BTreeMap<ProviderAddress, BTreeMap<Version, Provider>>,
     /// By path. The directories are implied: all that is in `a` lies side by side, as what starts with `a/`.
     files: BTreeMap<String, FileEntry>,
+    images: Images,
 }
 
 impl Site {
@@ -137,7 +147,9 @@ impl Site {
 
         let mut providers: BTreeMap<ProviderAddress, BTreeMap<Version, Provider>> = BTreeMap::new();
         let mut files = BTreeMap::new();
+        let mut images = Images::default();
         for (release, index) in releases.iter().enumerate() {
+            images.add(index, &packs, false)?;
             for (name, kind) in &index.artifacts {
                 match (name, kind) {
                     (ArtifactName::File(path), ArtifactKind::File { blob, executable }) => {
@@ -163,12 +175,17 @@ impl Site {
                 }
             }
         }
-        Ok(Self { packs, releases, kept: Vec::new(), providers, files })
+        Ok(Self { packs, releases, kept: Vec::new(), providers, files, images })
     }
 
     /// Lets the blobs of these releases be read by digest as well, so that who read the name of a blob just before a
     /// publication still gets it. Their blocks must stay on disk as long as this site is served.
     pub fn keeping(mut self, kept: Vec<Arc<Index>>) -> Self {
+        for index in &kept {
+            if let Err(error) = self.images.add(index, &self.packs, true) {
+                tracing::warn!(%error, release = index.number.0, "images of the release before are not found by digest");
+            }
+        }
         self.kept = kept;
         self
     }
@@ -186,6 +203,11 @@ impl Site {
     /// The files by path.
     pub fn files(&self) -> &BTreeMap<String, FileEntry> {
         &self.files
+    }
+
+    /// The container images.
+    pub fn images(&self) -> &Images {
+        &self.images
     }
 
     /// Whether there is such a directory. The empty path is the root, which is always there.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use diodesync::id::{Blake3, BlockNo, Channel, PackId, ReleaseNo, Sha256};
 use diodesync::limits::BLOCK_BYTES;
 use diodesync::pack::PackStore;
+use diodesync::release::image::{Manifests, closure};
 use diodesync::release::index::{Provider, ProviderArchive, ProviderProof};
 use diodesync::release::{ArtifactKind, ArtifactName, Blob, Extent, Index, PackRun};
 
@@ -77,6 +78,9 @@ impl Release {
     /// Adds bytes, in two extents if there are enough of them.
     pub fn blob(&mut self, bytes: &[u8]) -> Sha256 {
         let digest = Sha256::of(bytes);
+        if self.index.blobs.contains_key(&digest) {
+            return digest;
+        }
         let mut extents = Vec::new();
         for part in bytes.chunks(bytes.len().div_ceil(2).max(1)) {
             self.content.extend_from_slice(b"gap");
@@ -116,6 +120,22 @@ impl Release {
         let kind = ArtifactKind::Provider(Provider { protocols: vec!["5.0".to_owned()], proof, archives });
         self.index.artifacts.insert(name, kind);
         blob
+    }
+
+    /// Adds what a tag names: its manifest, and others that belong to it, with the blobs that they name.
+    pub fn image(&mut self, name: &str, tag: &str, manifests: &[&[u8]], blobs: &[&[u8]]) -> Sha256 {
+        let mut known = Manifests::default();
+        for manifest in manifests {
+            known.insert(manifest).unwrap();
+            self.blob(manifest);
+        }
+        let bytes: BTreeMap<Sha256, u64> =
+            blobs.iter().map(|blob| (self.blob(blob), blob.len() as u64)).collect();
+        let root = Sha256::of(manifests[0]);
+        let image = closure(root, &known, |digest| bytes.get(digest).copied()).unwrap();
+        let name = ArtifactName::Image(name.parse().unwrap(), tag.parse().unwrap());
+        self.index.artifacts.insert(name, ArtifactKind::Image(image));
+        root
     }
 
     /// Writes the pack, and checks the index by writing and reading it.

@@ -24,31 +24,31 @@ use crate::certs;
 const SOURCE: &str = "registry.terraform.io/coder/coder";
 
 /// What came back.
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Bytes,
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> &str {
+    pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    fn text(&self) -> &str {
+    pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         assert_eq!(self.header("content-type"), "application/json");
         serde_json::from_slice(&self.body).unwrap()
     }
 }
 
-struct Gateway {
-    dir: TempDir,
-    packs: Arc<PackStore>,
-    site: SiteHandle,
+pub struct Gateway {
+    pub dir: TempDir,
+    pub packs: Arc<PackStore>,
+    pub site: SiteHandle,
 }
 
 /// Bytes that differ everywhere, longer than two pieces.
@@ -57,7 +57,7 @@ fn long() -> Vec<u8> {
 }
 
 impl Gateway {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = TempDir::new("serve");
         let packs = Arc::new(PackStore::open(dir.path()).unwrap());
         let site = SiteHandle::new(Arc::new(Site::new(Vec::new(), packs.clone()).unwrap()));
@@ -86,7 +86,7 @@ impl Gateway {
         gateway
     }
 
-    fn publish(&self, releases: Vec<Release>) {
+    pub fn publish(&self, releases: Vec<Release>) {
         let releases = releases.into_iter().map(|release| release.publish(&self.packs)).collect();
         self.site.switch(Arc::new(Site::new(releases, self.packs.clone()).unwrap()));
     }
@@ -96,7 +96,7 @@ impl Gateway {
         router(self.site.clone(), client)
     }
 
-    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -109,11 +109,11 @@ impl Gateway {
         Answer { status: parts.status, headers: parts.headers, body }
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    pub async fn get(&self, path: &str) -> Answer {
         self.send("GET", path, &[]).await
     }
 
-    async fn status(&self, path: &str) -> u16 {
+    pub async fn status(&self, path: &str) -> u16 {
         self.get(path).await.status.as_u16()
     }
 }

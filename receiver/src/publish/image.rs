@@ -1,0 +1,95 @@
+//! Images, checked again on this side: what the index says of each must be what its manifests say.
+
+use anyhow::Context;
+use diodesync::limits::MANIFEST_BYTES_MAX;
+use diodesync::pack::{Blobs, PackStore};
+use diodesync::release::image::{self, Manifests};
+use diodesync::release::index::{ArtifactKind, Image, Index};
+
+/// Checks every image of a release.
+///
+/// # Errors
+/// The first image that is not what the index says, and why.
+pub fn check(index: &Index, packs: &PackStore) -> anyhow::Result<()> {
+    for (name, kind) in &index.artifacts {
+        if let ArtifactKind::Image(image) = kind {
+            check_image(index, packs, image).with_context(|| name.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+fn check_image(index: &Index, packs: &PackStore, image: &Image) -> anyhow::Result<()> {
+    let mut manifests = Manifests::default();
+    for digest in image.manifests.keys() {
+        let blob = index.blobs.get(digest).with_context(|| format!("blob {digest} is not listed"))?;
+        let octets = packs.whole_blob(blob, MANIFEST_BYTES_MAX)?.with_context(|| {
+            format!("manifest {digest} has {} octets, the limit is {MANIFEST_BYTES_MAX}", blob.bytes)
+        })?;
+        let found = manifests.insert(&octets)?;
+        if found != *digest {
+            anyhow::bail!(
+                "manifest {digest} was found right and has SHA-256 {found} now; look at this side's disk"
+            );
+        }
+    }
+    image::check(image, &manifests, |digest| index.blobs.get(digest).map(|blob| blob.bytes))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use diodesync::id::Sha256;
+    use serde_json::json;
+
+    use super::*;
+    use crate::serve::testing::{Release, TempDir};
+
+    #[test]
+    fn an_index_that_lies_of_an_image() {
+        let dir = TempDir::new("images");
+        let packs = PackStore::open(dir.path()).unwrap();
+        let descriptor = |octets: &[u8]| json!({ "mediaType": "text/plain", "digest": format!("sha256:{}", Sha256::of(octets)), "size": octets.len() });
+        let manifest =
+            json!({ "schemaVersion": 2, "config": descriptor(b"{}"), "layers": [descriptor(b"layer")] });
+        let manifest = manifest.to_string().into_bytes();
+        let other = json!({ "schemaVersion": 2, "manifests": [] }).to_string().into_bytes();
+        let mut release = Release::new("main", 1);
+        release.image("ghcr.io/a/b", "x", &[&manifest], &[b"{}", b"layer"]);
+        release.file("other", &other);
+        let index = release.publish(&packs);
+        check(&index, &packs).unwrap();
+
+        let refused = |change: &dyn Fn(&mut Image, &mut Index)| {
+            let mut index = Arc::unwrap_or_clone(index.clone());
+            let (name, kind) = index.artifacts.pop_last().unwrap();
+            let ArtifactKind::Image(mut image) = kind else { panic!("{name}") };
+            change(&mut image, &mut index);
+            index.artifacts.insert(name, ArtifactKind::Image(image));
+            let error = format!("{:#}", check(&index, &packs).unwrap_err());
+            assert!(error.starts_with("image ghcr.io/a/b:x: "), "{error}");
+            error
+        };
+        let digest = Sha256::of(&manifest);
+        let layer = Sha256::of(b"layer");
+        let error = refused(&|image, _| *image.manifests.get_mut(&digest).unwrap() = "text/html".to_owned());
+        assert!(error.contains("listed as text/html"), "{error}");
+        let error = refused(&|image, _| assert!(image.blobs.remove(&layer)));
+        assert!(error.contains("is missing"), "{error}");
+        let error = refused(&|image, _| assert!(image.blobs.insert(Sha256::of(&other))));
+        assert!(error.contains("no manifest names it"), "{error}");
+        let error = refused(&|_, index| index.blobs.get_mut(&layer).unwrap().bytes = 6);
+        assert!(error.contains("has 5 octets, it has 6"), "{error}");
+        let error = refused(&|image, _| {
+            image.manifests.insert(Sha256::of(&other), "application/vnd.oci.image.index.v1+json".to_owned());
+        });
+        assert!(error.contains("does not belong to it"), "{error}");
+        let error = refused(&|image, _| {
+            image.manifest = layer;
+            image.manifests.insert(layer, "application/vnd.oci.image.manifest.v1+json".to_owned());
+        });
+        assert!(error.contains("not a JSON object"), "{error}");
+    }
+}
