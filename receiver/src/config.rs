@@ -51,7 +51,8 @@ impl Config {
         Self::parse(&text).with_context(|| format!("in {}", path.display()))
     }
 
-    fn parse(text: &str) -> anyhow::Result<Self> {
+    /// Reads and checks a text.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
         let config: Self = toml::from_str(text)?;
         if config.lane.len() != 1 {
             bail!("expected one [[lane]], found {}: this version receives on one lane", config.lane.len());

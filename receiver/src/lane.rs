@@ -7,7 +7,7 @@
 //! The lane's thread does nothing but receive, authenticate and place symbols; what takes longer is the workers'.
 
 mod ledger;
-mod partial;
+pub(crate) mod partial;
 mod socket;
 mod worker;
 

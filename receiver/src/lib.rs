@@ -12,6 +12,8 @@ mod api;
 mod certs;
 mod cli;
 mod config;
+#[doc(hidden)]
+pub mod fuzz;
 mod handover;
 mod init;
 mod lane;

@@ -121,7 +121,8 @@ impl Config {
         Ok(config)
     }
 
-    fn parse(text: &str) -> anyhow::Result<Self> {
+    /// Reads and checks a text.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
         let config: Self = toml::from_str(text)?;
         let [lane] = config.lane.as_slice() else {
             bail!("expected one [[lane]], found {}: this version sends on one lane", config.lane.len());

@@ -9,6 +9,8 @@
 mod api;
 mod cli;
 mod config;
+#[doc(hidden)]
+pub mod fuzz;
 mod ingest;
 mod init;
 mod lane;

@@ -19,6 +19,29 @@ use crate::id::Blake3;
 
 const HEAD: &str = "diodesync-fact 1 ";
 
+/// The first line of a fact with this content.
+pub fn head(content: &[u8]) -> String {
+    format!("{HEAD}{}\n", Blake3::of(content))
+}
+
+/// The content of a fact as it stands in its file.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(file: &[u8]) -> Result<&[u8], &'static str> {
+    let line_end = file.iter().position(|octet| *octet == b'\n');
+    let (head, content) =
+        line_end.and_then(|at| file.split_at_checked(at + 1)).ok_or("it has no first line")?;
+    let digest = std::str::from_utf8(head)
+        .ok()
+        .and_then(|head| head.strip_prefix(HEAD)?.strip_suffix('\n')?.parse::<Blake3>().ok())
+        .ok_or("its first line is not that of a fact")?;
+    if Blake3::of(content) != digest {
+        return Err("its content does not match the digest in its first line");
+    }
+    Ok(content)
+}
+
 /// Makes a folder's entries durable.
 pub fn sync_dir(dir: &Path) -> Result<(), PackError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(PackError::io("sync the folder", dir))
@@ -54,17 +77,17 @@ fn replace(path: &Path, mode: u32, parts: &[&[u8]], is_durable: bool) -> Result<
 
 /// Records a fact.
 pub fn write(path: &Path, content: &[u8]) -> Result<(), PackError> {
-    write_atomic(path, 0o640, &[format!("{HEAD}{}\n", Blake3::of(content)).as_bytes(), content])
+    write_atomic(path, 0o640, &[head(content).as_bytes(), content])
 }
 
 /// Keeps content that may be lost in a power failure, and is noticed if it is garbled: nothing is synced.
 pub fn write_lazily(path: &Path, content: &[u8]) -> Result<(), PackError> {
-    replace(path, 0o640, &[format!("{HEAD}{}\n", Blake3::of(content)).as_bytes(), content], false)
+    replace(path, 0o640, &[head(content).as_bytes(), content], false)
 }
 
 /// Records a fact that others must not read.
 pub fn write_secret(path: &Path, content: &[u8]) -> Result<(), PackError> {
-    write_atomic(path, 0o600, &[format!("{HEAD}{}\n", Blake3::of(content)).as_bytes(), content])
+    write_atomic(path, 0o600, &[head(content).as_bytes(), content])
 }
 
 /// Reads a fact; `None` if it was never recorded.
@@ -74,18 +97,7 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, PackError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(PackError::io("read", path)(error)),
     };
-    let damaged = |why| PackError::Damaged { path: path.to_owned(), why };
-    let line_end = bytes.iter().position(|octet| *octet == b'\n');
-    let (head, content) = line_end
-        .and_then(|at| bytes.split_at_checked(at + 1))
-        .ok_or_else(|| damaged("it has no first line"))?;
-    let digest = std::str::from_utf8(head)
-        .ok()
-        .and_then(|head| head.strip_prefix(HEAD)?.strip_suffix('\n')?.parse::<Blake3>().ok())
-        .ok_or_else(|| damaged("its first line is not that of a fact"))?;
-    if Blake3::of(content) != digest {
-        return Err(damaged("its content does not match the digest in its first line"));
-    }
+    let content = parse(&bytes).map_err(|why| PackError::Damaged { path: path.to_owned(), why })?;
     Ok(Some(content.to_vec()))
 }
 

@@ -102,8 +102,8 @@ impl Partials {
     }
 }
 
-/// `KIND-NAME-NUMBER-F-T-R`
-fn name(key: &BlockKey) -> String {
+/// The name of a key: `KIND-NAME-NUMBER-F-T-R`.
+pub fn name(key: &BlockKey) -> String {
     let (kind, name, number) = match key.object {
         ObjectId::Block(id) => ("block", id.pack.to_string(), id.block.0),
         ObjectId::Index(tag) => ("index", tag.to_string(), key.sbn.0),
@@ -113,7 +113,8 @@ fn name(key: &BlockKey) -> String {
     format!("{kind}-{name}-{number}-{}-{}-{}", oti.transfer_bytes(), oti.symbol_bytes(), oti.repair_log2())
 }
 
-fn parse_name(text: &str) -> Option<BlockKey> {
+/// The key that a name stands for.
+pub fn parse_name(text: &str) -> Option<BlockKey> {
     let parts: Vec<&str> = text.split('-').collect();
     let [kind, name, number, transfer, symbol, repair] = parts.as_slice() else { return None };
     let number: u32 = number.parse().ok()?;

@@ -1,0 +1,136 @@
+//! Indexes, names, and upstream proofs.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use diodesync::id::{BlockId, Channel, PackId, Sha256};
+use diodesync::limits::{BLOCK_BYTES, PACK_BLOCKS_MAX};
+use diodesync::release::catalog::Catalog;
+use diodesync::release::delta::blocks_to_send;
+use diodesync::release::name::{ImageRepository, PackageName, Suite, Tag, parse_provider_archive_name};
+use diodesync::release::provider::{ProofInput, Sums, key_ids, split_keys, verify};
+use diodesync::release::{ArtifactName, FilePath, Index, Platform, ProviderAddress, Version};
+
+use super::parts;
+
+/// An index.
+pub fn index(data: &[u8]) {
+    let index = match Index::parse(data) {
+        Ok(index) => index,
+        Err(error) => return assert!(!error.to_string().is_empty()),
+    };
+    assert_eq!(index.encode(), data, "one release has one encoding");
+    let blocks: BTreeMap<BlockId, u32> = index.blocks().map(|block| (block.id, block.bytes)).collect();
+    assert_eq!(blocks.len(), index.blocks().count(), "no block is named twice");
+    for (id, bytes) in &blocks {
+        assert!(id.block.0 < PACK_BLOCKS_MAX && (1..=BLOCK_BYTES as u32).contains(bytes));
+    }
+    for (digest, blob) in &index.blobs {
+        assert_eq!(blob.extents.iter().map(|extent| extent.bytes).sum::<u64>(), blob.bytes, "{digest}");
+        for extent in &blob.extents {
+            let last = extent.offset + extent.bytes - 1;
+            let block = (last / BLOCK_BYTES as u64) as u32;
+            let held = blocks.get(&BlockId { pack: extent.pack, block: diodesync::id::BlockNo(block) });
+            let within = last % BLOCK_BYTES as u64;
+            assert!(held.is_some_and(|bytes| u64::from(*bytes) > within), "{digest} lies in no block");
+        }
+    }
+    let _ = index.blob_bytes();
+    assert!(blocks_to_send(&index, Some(&index)).is_empty());
+    assert_eq!(blocks_to_send(&index, None).len(), blocks.len());
+    let mut catalog = Catalog::default();
+    catalog.absorb(&index);
+    for name in index.artifacts.keys() {
+        check_name(name);
+    }
+}
+
+fn check_name(name: &ArtifactName) {
+    let text = name.to_string();
+    assert!(!text.chars().any(char::is_control), "{text:?}");
+    if let ArtifactName::File(path) = name {
+        check_path(path);
+    }
+}
+
+fn check_path(path: &FilePath) {
+    let text = path.as_str();
+    assert!(!text.starts_with('/') && !text.contains('\\'));
+    assert!(text.split('/').all(|part| !part.is_empty() && part != "." && part != ".."), "{text:?}");
+    assert!(path.parents().all(|parent| text.starts_with(parent) && !parent.is_empty()));
+}
+
+/// Names, each alone.
+pub fn names(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    again::<FilePath>(text);
+    again::<ProviderAddress>(text);
+    again::<Version>(text);
+    again::<Platform>(text);
+    again::<Channel>(text);
+    again::<ImageRepository>(text);
+    again::<Tag>(text);
+    again::<Suite>(text);
+    again::<Sha256>(text);
+    again::<PackId>(text);
+    if let Ok(path) = text.parse() {
+        check_path(&path);
+    }
+    if let Ok((version, platform)) = parse_provider_archive_name("coder", text) {
+        assert_eq!(format!("terraform-provider-coder_{version}_{platform}.zip"), text);
+    }
+    let fields: Vec<&str> = text.split('\n').collect();
+    if let [suite, component, package, version, architecture] = fields.as_slice()
+        && let Ok(suite) = suite.parse()
+        && let Ok(name) = PackageName::new(suite, component, package, version, architecture)
+    {
+        let file = name.file_name();
+        assert!(!file.contains('/') && !file.starts_with('.'), "{file}");
+        check_name(&ArtifactName::Package(name));
+    }
+}
+
+/// What is a name is written as it was read.
+fn again<T: FromStr<Err: Display> + Display>(text: &str) {
+    match text.parse::<T>() {
+        Ok(name) => {
+            assert_eq!(name.to_string(), text);
+            assert!(!text.contains("..") || !text.contains("/../"), "{text:?}");
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// SHA256SUMS, a signature over it, key files, and the name of an archive.
+pub fn proof(data: &[u8]) {
+    let parts = parts(data);
+    let [name, sums, signature, key_files @ ..] = parts.as_slice() else { return };
+    let name = String::from_utf8_lossy(name).into_owned();
+    if let Ok(sums) = Sums::parse(sums) {
+        let _ = sums.get(&name);
+    }
+    let mut keys = BTreeMap::new();
+    for file in key_files.iter().take(4) {
+        if let (Ok(ids), Ok(split)) = (key_ids(file), split_keys(file)) {
+            assert!(split.keys().all(|id| ids.contains(id) && id.len() == 16), "{ids:?}");
+            for (id, armored) in &split {
+                assert_eq!(key_ids(armored).as_deref(), Ok([id.clone()].as_slice()), "one key in each file");
+            }
+            keys.extend(split);
+        }
+    }
+    let digest = Sums::parse(sums).ok().and_then(|sums| sums.get(&name)).unwrap_or(Sha256([0; 32]));
+    let input = ProofInput { sums, signature, keys: &keys };
+    match verify(&input, &[(name.clone(), digest)]) {
+        Ok(signer) => {
+            assert!(keys.contains_key(&signer.key_id), "signed by a key that was not given");
+            assert!(Sums::parse(sums).is_ok_and(|sums| sums.get(&name) == Some(digest)));
+            // One octet of what was signed, and it is not what was signed any more.
+            let mut other = sums.to_vec();
+            other.push(b'\n');
+            assert!(verify(&ProofInput { sums: &other, ..input }, &[(name, digest)]).is_err());
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
