@@ -20,7 +20,7 @@ use diodesync::pack::fact;
 use diodesync::release::catalog::Catalog;
 use diodesync::release::index::{ArtifactKind, Index};
 use diodesync::release::name::ArtifactName;
-use diodesync::trust::{Bundle, Release, Repository};
+use diodesync::trust::{Bundle, Release, Repository, follow};
 use serde::{Deserialize, Serialize};
 
 /// The newest releases and what is staged, in memory as on disk.
@@ -137,7 +137,10 @@ impl Store {
         for version in 1.. {
             let path = self.dir.join("roots").join(format!("{version}.json"));
             match std::fs::read(&path) {
-                Ok(root) => roots.push(root),
+                Ok(root) => {
+                    roots.push(root);
+                    follow(&roots).with_context(|| format!("{} is damaged", path.display()))?;
+                }
                 Err(_) if version > 1 => break,
                 Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
             }
@@ -278,7 +281,8 @@ mod tests {
     fn folder(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("diode-sender-{name}-{}", std::process::id()));
         std::fs::create_dir_all(dir.join("roots")).unwrap();
-        std::fs::write(dir.join("roots/1.json"), b"{}").unwrap();
+        let root = keys().root(&RoleKey::from_seed(&[3; 32]), 1, NOW_S);
+        std::fs::write(dir.join("roots/1.json"), root).unwrap();
         dir
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sigstore_tuf::canonical_json::to_canonical_bytes;
 use sigstore_tuf::metadata::Metadata;
 use sigstore_tuf::{Error, Role, TrustedMetadataSet};
 use thiserror::Error as ThisError;
@@ -29,6 +30,15 @@ pub enum TrustError {
         /// The version offered.
         found: u64,
     },
+    /// Another root of a version that is known.
+    #[error(
+        "the bundle's root of version {0} is not the one that was accepted: it was changed on its way, or the sender's \
+         roots are not those of the pairing"
+    )]
+    OtherRoot(u64),
+    /// Metadata that is not written as the sender writes it.
+    #[error("{0} is not in canonical form: it was changed on its way")]
+    Form(&'static str),
     /// The time is out of range.
     #[error("the time {0} s since 1970 cannot be judged; set the receiver's clock")]
     Clock(u64),
@@ -103,6 +113,14 @@ pub fn verify(
     let mut set = state.load()?;
     // A new root makes the set forget the timestamp, and with it the version below which nothing is accepted.
     let held = set.timestamp().map(|timestamp| timestamp.version);
+    check_roots(&set, state, &bundle.roots)?;
+    for (name, file) in [
+        ("timestamp.json", &bundle.timestamp),
+        ("snapshot.json", &bundle.snapshot),
+        ("targets.json", &bundle.targets),
+    ] {
+        check_form(name, file)?;
+    }
     for root in &bundle.roots {
         if Metadata::<sigstore_tuf::Root>::from_slice(root)?.signed().version > set.root().version {
             set.update_root(root)?;
@@ -149,6 +167,7 @@ pub fn verify_timestamp(
     now_s: u64,
 ) -> Result<Option<TrustState>, TrustError> {
     let Some(accepted) = &state.accepted else { return Ok(None) };
+    check_form("timestamp.json", timestamp)?;
     let mut set = state.load()?;
     let held_pin = set.timestamp().and_then(|t| t.snapshot_meta()).map(|pin| pin.version);
     match set.update_timestamp(timestamp, time(now_s)?) {
@@ -160,6 +179,45 @@ pub fn verify_timestamp(
     }
     let accepted = Accepted { timestamp: text(timestamp), judged_s: now_s, ..accepted.clone() };
     Ok(Some(TrustState { root: state.root.clone(), accepted: Some(accepted) }))
+}
+
+/// Checks that roots follow each other, each signed by the one before and by itself. The sender asks before it sends
+/// them, the receiver of all that a bundle brings, also of those that it knows: nothing in it goes unseen.
+pub fn follow(roots: &[Vec<u8>]) -> Result<(), TrustError> {
+    let mut chain: Option<TrustedMetadataSet> = None;
+    for root in roots {
+        check_form("a root", root)?;
+        match &mut chain {
+            None => chain = Some(TrustedMetadataSet::from_root(root)?),
+            Some(chain) => chain.update_root(root)?,
+        }
+    }
+    Ok(())
+}
+
+fn check_roots(set: &TrustedMetadataSet, state: &TrustState, roots: &[Vec<u8>]) -> Result<(), TrustError> {
+    follow(roots)?;
+    let held = set.root().version;
+    for root in roots {
+        let is_held = Metadata::<sigstore_tuf::Root>::from_slice(root)?.signed().version == held;
+        if is_held && root != state.root.as_bytes() {
+            return Err(TrustError::OtherRoot(held));
+        }
+    }
+    Ok(())
+}
+
+/// One meaning has one encoding: canonical JSON, signatures in lower case. A signature covers the meaning only.
+fn check_form(name: &'static str, file: &[u8]) -> Result<(), TrustError> {
+    let form = || TrustError::Form(name);
+    let value: serde_json::Value = serde_json::from_slice(file).map_err(|_| form())?;
+    let signatures = value.get("signatures").and_then(|list| list.as_array()).ok_or_else(form)?;
+    let is_lower = |signature: &serde_json::Value| {
+        let text = signature.get("sig").and_then(|text| text.as_str());
+        text.is_some_and(|text| !text.bytes().any(|octet| octet.is_ascii_uppercase()))
+    };
+    let is_canonical = to_canonical_bytes(&value).is_ok_and(|canonical| canonical == file);
+    if is_canonical && signatures.iter().all(is_lower) { Ok(()) } else { Err(form()) }
 }
 
 fn time(s: u64) -> Result<Timestamp, TrustError> {
