@@ -154,8 +154,8 @@ impl Daemon {
         let unreadable = load(&counters.unreadable);
         if unreadable > 0 {
             let text = format!(
-                "{unreadable} blocks could not be read from the packs and were not sent since the start; the log says \
-                 which and why. Mend that, then: diode-sender release --full"
+                "{unreadable} blocks could not be read from the packs, or are not what was submitted, and were not sent \
+                 since the start; the log says which and why. Mend that, then: diode-sender release --full"
             );
             alarms.push(Alarm { id: "packs-unreadable".to_owned(), text });
         }

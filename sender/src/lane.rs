@@ -86,7 +86,7 @@ pub struct Counters {
     pub bytes: AtomicU64,
     /// Send calls that the operating system refused.
     pub errors: AtomicU64,
-    /// Blocks that could not be read, and were not sent.
+    /// Blocks that could not be read or were not what was submitted, and were not sent.
     pub unreadable: AtomicU64,
 }
 

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crate::fec::{Oti, RepairUse, repair_window};
-use crate::id::{Channel, ObjectTag, ReleaseNo, Sbn};
+use crate::id::{Blake3, Channel, ObjectTag, ReleaseNo, Sbn};
 use crate::release::index::NeededBlock;
 use crate::wire::ObjectId;
 
@@ -54,6 +54,8 @@ pub struct Job {
     pub window_symbols: u32,
     /// The place of a block in the plan; none for trust and index.
     pub position: Option<usize>,
+    /// What the octets of a block must hash to; none for trust and index, which name themselves.
+    pub hash: Option<Blake3>,
 }
 
 /// What comes next.
@@ -217,6 +219,7 @@ impl Rounds {
             window_start: u32::from(self.round).wrapping_mul(window),
             window_symbols: window,
             position: Some(position),
+            hash: Some(block.hash),
         }
     }
 
@@ -225,7 +228,7 @@ impl Rounds {
         let window = oti.source_symbols(sbn).max(2).min(oti.repair_symbols());
         self.control_sent = self.control_sent.wrapping_add(1);
         let window_start = self.control_sent.wrapping_mul(window);
-        Job { object, oti, sbn, window_start, window_symbols: window, position: None }
+        Job { object, oti, sbn, window_start, window_symbols: window, position: None, hash: None }
     }
 
     /// Records that a job's symbols went out.

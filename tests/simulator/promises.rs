@@ -51,6 +51,7 @@ fn job(number: u32, bytes: usize, percent: u32) -> (Job, Vec<u8>) {
         window_start: 0,
         window_symbols: window.min(oti.repair_symbols()),
         position: None,
+        hash: None,
     };
     (job, vec![7; bytes])
 }

@@ -4,8 +4,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use diodesync::fec::{Codec, EncodedBlock};
+use diodesync::id::Blake3;
 use diodesync::limits::BLOCK_BYTES;
 use diodesync::pack::PackStore;
 use diodesync::send::Job;
@@ -111,6 +112,16 @@ fn read(packs: &PackStore, control: &Control, job: &Job, mut buffer: Vec<u8>) ->
         ObjectId::Block(id) => {
             buffer.resize(job.oti.transfer_bytes() as usize, 0);
             packs.read_at(id.pack, id.offset(), &mut buffer)?;
+            // The receiver would drop it, and could not say why.
+            let found = Blake3::of(&buffer);
+            if let Some(expected) = job.hash.filter(|expected| *expected != found) {
+                bail!(
+                    "{} does not hold what was submitted: block {} has BLAKE3 {found}, expected {expected}. Its disk has \
+                     changed it; restore the pack from a backup",
+                    packs.path(id.pack).display(),
+                    id.block
+                );
+            }
             return Ok(buffer);
         }
         ObjectId::Index(_) => &control.index,
@@ -121,4 +132,43 @@ fn read(packs: &PackStore, control: &Control, job: &Job, mut buffer: Vec<u8>) ->
     buffer.clear();
     buffer.extend_from_slice(piece.context("its length is not the one that was planned")?);
     Ok(buffer)
+}
+
+#[cfg(test)]
+mod tests {
+    use diodesync::fec::{Oti, RepairUse};
+    use diodesync::id::{BlockId, BlockNo, PackId, Sbn};
+
+    use super::*;
+
+    #[test]
+    fn no_changed_octet_of_a_pack_is_sent() {
+        let dir = std::env::temp_dir().join(format!("diode-sender-pack-octets-{}", std::process::id()));
+        let packs = PackStore::open(&dir).unwrap();
+        let id = BlockId { pack: PackId([7; 8]), block: BlockNo(0) };
+        let content: Vec<u8> = (0..3000).map(|n| (n * 31) as u8).collect();
+        let job = Job {
+            object: ObjectId::Block(id),
+            oti: Oti::for_object(content.len() as u32, 1392, RepairUse::Data),
+            sbn: Sbn(0),
+            window_start: 0,
+            window_symbols: 1,
+            position: Some(0),
+            hash: Some(Blake3::of(&content)),
+        };
+        let control = Control { trust: Arc::default(), index: Arc::default() };
+        for at in 0..content.len() {
+            let mut changed = content.clone();
+            changed[at] ^= 1 << (at % 8);
+            packs.write_at(id.pack, 0, &changed).unwrap();
+            let error = read(&packs, &control, &job, Vec::new()).unwrap_err().to_string();
+            assert!(
+                error.contains("0707070707070707.pack") && error.contains("block 0"),
+                "octet {at}: {error}"
+            );
+        }
+        packs.write_at(id.pack, 0, &content).unwrap();
+        assert_eq!(read(&packs, &control, &job, Vec::new()).unwrap(), content);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }
