@@ -22,6 +22,8 @@ use crate::status::{
 const SILENCE: Duration = Duration::from_secs(10);
 /// Difference of the clocks after which there is an alarm.
 const SKEW: Duration = Duration::from_secs(300);
+/// Time in which the metadata of an index should have come: it goes before it, and again.
+const UNNAMED: Duration = Duration::from_secs(10);
 /// Time before the metadata's expiry at which there is an alarm; it is renewed daily.
 const EXPIRY_S: u64 = 2 * 86_400;
 
@@ -238,9 +240,18 @@ impl Daemon {
         if let Some(why) = &publish.refused {
             alarm("refused", why.clone());
         }
+        let waits = |since: u64| Duration::from_millis(clock_ms.saturating_sub(since));
+        for (object, since) in publish.unnamed.iter().filter(|(_, since)| waits(*since) >= UNNAMED) {
+            let text = format!(
+                "{object} came {} ago and no accepted metadata names it: the metadata is lacking or refused, or the index \
+                 was changed by someone who holds the link's key. It is not published",
+                Span(waits(*since))
+            );
+            alarm("unnamed-index", text);
+        }
         if publish.looking_for > 0 {
             let text = format!(
-                "looking for {} blocks in the packs that the journal does not know of; what is found need not come again",
+                "looking through the packs for {} blocks that were written before the start; what is found need not come again",
                 publish.looking_for
             );
             alarm("looking-for-blocks", text);

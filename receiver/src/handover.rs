@@ -57,6 +57,12 @@ impl Inbox {
         self.path(object).map_or(Ok(()), |path| fact::write(&path, octets))
     }
 
+    /// Where an object is, for tests that change it.
+    #[cfg(test)]
+    pub fn file(&self, object: ObjectId) -> Option<PathBuf> {
+        self.path(object)
+    }
+
     /// What is in it.
     pub fn list(&self) -> Result<Vec<ObjectId>, PackError> {
         let mut objects = Vec::new();

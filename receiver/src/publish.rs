@@ -8,11 +8,13 @@
 //! served stays.
 
 mod arrival;
+#[cfg(test)]
+mod every_byte;
 mod facts;
 mod image;
 mod proof;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -67,6 +69,8 @@ pub struct View {
     pub trust_expires_s: Option<u64>,
     /// The newest reason why metadata or an index was refused.
     pub refused: Option<String>,
+    /// Indexes that no accepted metadata names, and when each was first seen, milliseconds since 1970.
+    pub unnamed: Vec<(ObjectId, u64)>,
     /// Blocks that are being looked for in the packs.
     pub looking_for: usize,
     /// Why the publisher cannot go on.
@@ -120,6 +124,15 @@ pub fn restore_site(dir: &std::path::Path, packs: &Arc<PackStore>) -> anyhow::Re
 
 /// Starts the publisher's thread.
 pub fn start(shared: Arc<PublishShared>, input: PublishInput) -> anyhow::Result<std::thread::JoinHandle<()>> {
+    let publisher = open(shared, input)?;
+    std::thread::Builder::new()
+        .name("publish".to_owned())
+        .spawn(move || publisher.run())
+        .context("cannot start the publisher's thread")
+}
+
+/// A publisher that knows what it knew before the stop.
+fn open(shared: Arc<PublishShared>, input: PublishInput) -> anyhow::Result<Publisher> {
     let facts = Facts::open(&input.dir)?;
     let trust = facts.trust()?.unwrap_or_else(|| input.root.clone());
     let mut publisher = Publisher {
@@ -128,7 +141,9 @@ pub fn start(shared: Arc<PublishShared>, input: PublishInput) -> anyhow::Result<
         arrivals: BTreeMap::new(),
         targets: BTreeMap::new(),
         to_rescan: Vec::new(),
+        doubted: HashSet::new(),
         is_restoring: true,
+        unnamed: BTreeMap::new(),
         sender_ms: 0,
         committed: Instant::now(),
         facts,
@@ -137,10 +152,7 @@ pub fn start(shared: Arc<PublishShared>, input: PublishInput) -> anyhow::Result<
         input,
     };
     publisher.restore()?;
-    std::thread::Builder::new()
-        .name("publish".to_owned())
-        .spawn(move || publisher.run())
-        .context("cannot start the publisher's thread")
+    Ok(publisher)
 }
 
 struct Publisher {
@@ -154,11 +166,15 @@ struct Publisher {
     /// Releases that were accepted and are not published, the newest of each channel.
     arrivals: BTreeMap<Channel, Arrival>,
     /// Blobs whose SHA-256 was found right.
-    checked: std::collections::HashSet<Sha256>,
+    checked: HashSet<Sha256>,
     /// Blocks to be looked for in the packs.
     to_rescan: Vec<NeededBlock>,
+    /// Blocks that were there before the start and were not looked at since.
+    doubted: HashSet<BlockId>,
     /// Whether those from before the start are not all looked for.
     is_restoring: bool,
+    /// Indexes that no accepted metadata names, and when they were first seen, milliseconds since 1970.
+    unnamed: BTreeMap<ObjectId, u64>,
     /// The newest authenticated clock of the sender.
     sender_ms: u64,
     committed: Instant,
@@ -196,6 +212,7 @@ impl Publisher {
         for (channel, number) in self.facts.accepted()? {
             if self.published.get(&channel).is_none_or(|published| number > *published) {
                 let index = self.facts.index(&channel, number)?;
+                self.doubt(&index);
                 self.accept(index);
             }
         }
@@ -302,6 +319,7 @@ impl Publisher {
         }
         // Indexes that no metadata has named: some may have overtaken theirs, a heap of them has not.
         let unnamed = self.input.inbox.list()?;
+        self.unnamed.retain(|object, _| unnamed.contains(object));
         let surplus = unnamed.len().saturating_sub(INBOX_MAX);
         unnamed.into_iter().take(surplus).try_for_each(|object| self.input.inbox.remove(object))?;
         Ok(())
@@ -311,7 +329,10 @@ impl Publisher {
     fn read_inbox(&self, object: ObjectId) -> anyhow::Result<Option<Vec<u8>>> {
         match self.input.inbox.read(object) {
             Err(PackError::Damaged { why, .. }) => {
-                tracing::warn!(%object, why, "it was garbled on the disk; it is removed, and must come again");
+                let text =
+                    format!("{object} was garbled on the disk; it is removed, and must come again: {why}");
+                tracing::warn!("{text}");
+                self.set_refused(Some(text));
                 self.input.inbox.remove(object)?;
                 Ok(None)
             }
@@ -349,9 +370,8 @@ impl Publisher {
             .targets
             .iter()
             .find(|(_, target)| target.sha256 == digest && target.bytes == octets.len() as u64);
-        // It may have come before its metadata; what no metadata ever names goes when the channel moves on.
         let Some((name, _)) = target.map(|(name, target)| (name.clone(), target.clone())) else {
-            return Ok(());
+            return self.judge_unnamed(object, &octets);
         };
         match Index::parse(&octets) {
             Ok(index) if target_name(&index.channel, index.number) == name => {
@@ -390,6 +410,23 @@ impl Publisher {
             }
         }
         Ok(self.input.inbox.remove(object)?)
+    }
+
+    /// An index that no accepted metadata names. It may have come before its metadata, so it waits; the metadata may have
+    /// gone on, so one that is older goes; and somebody may send what nobody has signed, so it is shown if it stays.
+    fn judge_unnamed(&mut self, object: ObjectId, octets: &[u8]) -> anyhow::Result<()> {
+        let is_older = Index::parse(octets).is_ok_and(|index| {
+            let numbers = self.targets.keys().filter_map(|name| name.strip_suffix(".index")?.split_once('/'));
+            let mut numbers = numbers.filter(|(channel, _)| *channel == index.channel.as_str());
+            numbers.any(|(_, number)| number.parse().is_ok_and(|number: u64| index.number.0 < number))
+        });
+        if is_older {
+            tracing::info!(%object, "an index of an older release, which no metadata names any more; removed");
+            self.input.inbox.remove(object)?;
+        } else {
+            self.unnamed.entry(object).or_insert_with(clock_ms);
+        }
+        Ok(())
     }
 
     /// A block of which an index says something else than a release that is served, or than one of another channel that
@@ -432,12 +469,35 @@ impl Publisher {
         self.to_rescan.extend(missing);
     }
 
+    /// What was there before the start is looked at once more before it is published: its disk may have changed it, and
+    /// blobs that were checked are not checked again. What is served already is for `verify` to look at.
+    fn doubt(&mut self, index: &Index) {
+        let served = self.input.site.load();
+        let served: HashSet<BlockId> =
+            served.releases().iter().flat_map(|release| release.blocks()).map(|block| block.id).collect();
+        let blocks = index.blocks().map(|block| block.id).filter(|id| !served.contains(id));
+        self.doubted.extend(self.input.ledger.doubt(blocks));
+    }
+
     /// Looks for some blocks in the packs that the journal does not know of: what a crash left, or what a lost journal
     /// knew.
     fn rescan_some(&mut self) {
         let rest = self.to_rescan.len().saturating_sub(RESCAN_SLICE);
         let blocks = self.to_rescan.split_off(rest);
         let found = self.input.ledger.rescan(&blocks);
+        self.doubted.retain(|id| !found.contains(id));
+        let doubted = &mut self.doubted;
+        let lost: Vec<_> = blocks.iter().filter(|block| doubted.remove(&block.id)).collect();
+        // One that came again meanwhile is there.
+        for block in lost.into_iter().filter(|block| !self.input.ledger.holds(block)) {
+            let text = format!(
+                "block {} is not in its pack as it was written: the disk has changed it. It must come again; see: \
+                 diode-receiver missing",
+                block.id
+            );
+            tracing::error!("{text}");
+            self.set_refused(Some(text));
+        }
         if !found.is_empty() {
             self.take_blocks(&found);
             let _ = self.input.orders.send(Order::Done(found));
@@ -532,6 +592,7 @@ impl Publisher {
         if !self.is_restoring {
             view.arrivals = self.arrivals.values_mut().map(Arrival::view).collect();
         }
+        view.unnamed = self.unnamed.iter().map(|(object, since)| (*object, *since)).collect();
         view.trust_expires_s = self.trust.expires_s();
         view.failure = None;
     }

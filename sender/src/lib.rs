@@ -9,6 +9,8 @@
 mod api;
 mod cli;
 mod config;
+#[cfg(test)]
+mod every_byte;
 #[doc(hidden)]
 pub mod fuzz;
 mod ingest;

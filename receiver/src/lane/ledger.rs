@@ -123,6 +123,13 @@ impl Ledger {
         missing
     }
 
+    /// Takes back what the journal says of these blocks, until they were looked at: they count as not there. Returns
+    /// those that it knew.
+    pub fn doubt(&self, blocks: impl Iterator<Item = BlockId>) -> Vec<BlockId> {
+        let mut state = self.state();
+        blocks.filter(|id| state.held.remove(id).is_some()).collect()
+    }
+
     /// Looks for blocks in the packs that the journal does not know of, by hashing; returns those that are there.
     pub fn rescan(&self, blocks: &[NeededBlock]) -> Vec<BlockId> {
         let mut buffer = Vec::new();

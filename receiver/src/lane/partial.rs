@@ -164,4 +164,27 @@ mod tests {
         assert!(Partials::open(&dir).unwrap().keys().is_empty());
         std::fs::remove_dir_all(dir).unwrap();
     }
+
+    #[test]
+    fn no_changed_octet_is_taken_for_a_symbol() {
+        let dir = std::env::temp_dir().join(format!("diodesync-partial-octets-{}", std::process::id()));
+        let oti = Oti::for_object(200, 100, RepairUse::Data);
+        let object = ObjectId::Block(BlockId { pack: PackId([7; 8]), block: BlockNo(3) });
+        let key = BlockKey { object, sbn: Sbn(0), oti };
+        let mut block = Block::new(oti, Sbn(0), Vec::new());
+        block.add(Esi(1), &[5; 100]);
+        let mut partials = Partials::open(&dir).unwrap();
+        partials.put(&key, &block).unwrap();
+        let path = dir.join(name(&key));
+        let good = std::fs::read(&path).unwrap();
+        for at in 0..good.len() {
+            let mut changed = good.clone();
+            changed[at] ^= 1 << (at % 8);
+            std::fs::write(&path, changed).unwrap();
+            partials.remember(key);
+            let error = partials.take(&key).unwrap_err().to_string();
+            assert!(error.contains(&path.display().to_string()), "octet {at}: {error}");
+        }
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }

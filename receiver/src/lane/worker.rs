@@ -127,3 +127,52 @@ impl Worker {
         Outcome::Held(id, octets)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use diodesync::fec::{Oti, RepairUse};
+    use diodesync::id::{Blake3, BlockNo, Esi, PackId, Sbn};
+    use diodesync::journal::SledJournal;
+    use diodesync::release::index::NeededBlock;
+
+    use super::*;
+    use crate::serve::testing::TempDir;
+
+    /// Octets of the block; its last symbol is filled up.
+    const BYTES: usize = 1990;
+
+    /// Who holds the link's key can send any symbols under a block's name.
+    #[test]
+    fn no_changed_octet_of_a_block_is_written() {
+        let dir = TempDir::in_memory("every-block");
+        let packs = Arc::new(PackStore::open(&dir.path().join("packs")).unwrap());
+        let journal = Arc::new(SledJournal::open(&dir.path().join("journal")).unwrap().0);
+        let ledger = Arc::new(Ledger::open(packs.clone(), journal).unwrap());
+        let content: Vec<u8> = (0..BYTES).map(|n| (n * 31) as u8).collect();
+        let id = BlockId { pack: PackId([7; 8]), block: BlockNo(0) };
+        let needed = NeededBlock { id, bytes: BYTES as u32, hash: Blake3::of(&content) };
+        ledger.want([needed].into_iter());
+        let mut worker = Worker { packs: packs.clone(), ledger: ledger.clone(), codec: Codec::default() };
+        let oti = Oti::for_object(BYTES as u32, 400, RepairUse::Data);
+        let key = BlockKey { object: ObjectId::Block(id), sbn: Sbn(0), oti };
+        let collected = |octets: &[u8]| {
+            let mut block = Block::new(oti, Sbn(0), Vec::new());
+            let mut filled = octets.to_vec();
+            filled.resize(2000, 0);
+            for (esi, symbol) in filled.chunks(400).enumerate() {
+                block.add(Esi(esi as u32), symbol);
+            }
+            block
+        };
+        for at in 0..BYTES * 8 {
+            let mut changed = content.clone();
+            changed[at / 8] ^= 1 << (at % 8);
+            let outcome = worker.work(key, collected(&changed));
+            assert!(matches!(outcome, Outcome::Dropped(_, _, true)), "octet {}: {outcome:?}", at / 8);
+            assert!(!ledger.holds(&needed) && !packs.path(id.pack).exists());
+        }
+        let outcome = worker.work(key, collected(&content));
+        assert!(matches!(outcome, Outcome::Held(..)), "{outcome:?}");
+        assert!(ledger.holds(&needed));
+    }
+}
