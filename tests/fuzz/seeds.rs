@@ -40,6 +40,7 @@ pub fn seeds() -> Vec<Seed> {
     trust(&mut seeds);
     proofs(&mut seeds);
     submitted(&mut seeds);
+    images(&mut seeds);
     settings(&mut seeds);
     disk(&mut seeds);
     http(&mut seeds);
@@ -171,6 +172,55 @@ fn proofs(seeds: &mut Vec<Seed>) {
         of(".asc").into_iter().for_each(|(_, key)| octets.extend(part(key)));
         seeds.push(("proof", name, octets));
     }
+}
+
+/// Manifests, and the submission of the image that they make.
+fn images(seeds: &mut Vec<Seed>) {
+    use diodesync::id::Sha256;
+    let (config, layer) = (Sha256::of(b"{}"), Sha256::of(b"a small layer"));
+    let [image, signature] = bodies::mirror::manifests(&config, &layer);
+    let digest = Sha256::of(image.as_bytes());
+    let entry = |digest: &Sha256, size: usize, more: &str| {
+        format!(
+            r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:{digest}","size":{size}{more}}}"#
+        )
+    };
+    let platform = r#","platform":{"os":"linux","architecture":"amd64"},"annotations":{"a":"b"}"#;
+    let index = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{}]}}"#,
+        entry(&digest, image.len(), platform)
+    );
+    let docker = image
+        .replace(
+            "application/vnd.oci.image.manifest.v1+json",
+            "application/vnd.docker.distribution.manifest.v2+json",
+        )
+        .replace("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
+        .replace(
+            "application/vnd.oci.image.layer.v1.tar+gzip",
+            "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        );
+    let mut put = |name: &str, manifests: &[&String]| {
+        let octets = manifests.iter().flat_map(|manifest| part(manifest.as_bytes())).collect();
+        seeds.push(("image", name.to_owned(), octets));
+    };
+    put("image", &[&image]);
+    put("image-and-signature", &[&image, &signature]);
+    put("index", &[&index, &image, &signature]);
+    put("index-without-its-image", &[&index]);
+    put("docker", &[&docker]);
+    put("wrong-size", &[&index.replace("\"size\":", "\"size\":1"), &image]);
+    let begin = serde_json::json!({ "say": "begin", "channel": "main", "what": {
+        "kind": "image", "repository": "ghcr.io/acme/app", "tags": { "1.0": digest },
+    }});
+    let parts = [
+        frame(1, begin.to_string().as_bytes()),
+        file(&format!("sha256:{digest}"), "manifest", image.as_bytes()),
+        file(&format!("sha256:{config}"), "blob", b"{}"),
+        file(&format!("sha256:{layer}"), "blob", b"a small layer"),
+        frame(1, br#"{"say":"end"}"#),
+    ];
+    seeds.push(("submission", "image".to_owned(), [&[9], parts.concat().as_slice()].concat()));
 }
 
 /// A frame of a submission.
@@ -331,7 +381,8 @@ fn disk(seeds: &mut Vec<Seed>) {
 }
 
 fn http(seeds: &mut Vec<Seed>) {
-    let digest = diodesync::id::Sha256::of("the content of a".repeat(7).as_bytes());
+    use diodesync::id::Sha256;
+    let digest = Sha256::of("the content of a".repeat(7).as_bytes());
     let targets = [
         "/",
         "/healthz",
@@ -354,11 +405,30 @@ fn http(seeds: &mut Vec<Seed>) {
         "/files/docs/b.txt\nRange: bytes=100000-",
         "/files.json",
         "/files.sha256",
+        "/v2/",
+        "/v2/_catalog?n=1",
+        "/v2/ghcr.io/acme/app/tags/list?n=10&last=0",
+        "/v2/ghcr.io/acme/app/manifests/1.0\nAccept: application/vnd.oci.image.manifest.v1+json",
+        "/v2/acme/app/manifests/1.0?ns=ghcr.io",
+        "/client/registries.conf\nHost: gw:1",
+        "/client/hosts.toml?registry=ghcr.io",
         "*",
         "http://other/files/a",
     ];
     for (at, target) in targets.into_iter().enumerate() {
         seeds.push(("http", format!("get-{at:02}"), [&[7], target.as_bytes()].concat()));
+    }
+    let (config, layer) = (Sha256::of(b"{}"), Sha256::of(b"a small layer"));
+    let manifest = Sha256::of(bodies::mirror::manifests(&config, &layer)[0].as_bytes());
+    for (name, target) in [
+        (
+            "referrers",
+            format!("/v2/ghcr.io/acme/app/referrers/sha256:{manifest}?artifactType=application/x.sig"),
+        ),
+        ("manifest", format!("/v2/ghcr.io/acme/app/manifests/sha256:{manifest}")),
+        ("layer", format!("/v2/ghcr.io/acme/app/blobs/sha256:{layer}\nRange: bytes=2-5")),
+    ] {
+        seeds.push(("http", format!("v2-{name}"), [&[7], target.as_bytes()].concat()));
     }
     let blob = format!("/blobs/{digest}/name\nRange: bytes=0-0");
     seeds.push(("http", "blob".to_owned(), [&[7], blob.as_bytes()].concat()));

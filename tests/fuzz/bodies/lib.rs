@@ -24,6 +24,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("index", release::index),
     ("names", release::names),
     ("proof", release::proof),
+    ("image", release::image),
     ("zip", submitted::zip),
     ("submission", submitted::submission),
     ("config", settings::config),

@@ -1,13 +1,13 @@
 //! The mirror's clients: any method, path and headers against a small site.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use diodesync::id::{Blake3, BlockNo, Channel, PackId, ReleaseNo, Sha256};
-use diodesync::release::index::{Provider, ProviderArchive, ProviderProof};
+use diodesync::release::index::{Image, Provider, ProviderArchive, ProviderProof};
 use diodesync::release::{ArtifactKind, ArtifactName, Blob, Extent, Index, PackRun};
 use http_body_util::BodyExt;
 use tokio::runtime::Runtime;
@@ -56,6 +56,43 @@ impl Making {
     }
 }
 
+/// The manifest of the image, and one that refers to it.
+pub fn manifests(config: &Sha256, layer: &Sha256) -> [String; 2] {
+    let blob = |kind: &str, digest: &Sha256, size: usize| {
+        format!(
+            r#"{{"mediaType":"application/vnd.oci.image.{kind}","digest":"sha256:{digest}","size":{size}}}"#
+        )
+    };
+    let (config, layer) = (blob("config.v1+json", config, 2), blob("layer.v1.tar+gzip", layer, 13));
+    let manifest = |more: &str| {
+        format!(
+            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",{more}"config":{config},"layers":[{layer}]}}"#
+        )
+    };
+    let image = manifest("");
+    let (digest, size) = (Sha256::of(image.as_bytes()), image.len());
+    let subject = format!(
+        r#""artifactType":"application/x.sig","subject":{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:{digest}","size":{size}}},"#
+    );
+    let signature = manifest(&subject);
+    [image, signature]
+}
+
+/// An image with a signature that refers to it.
+fn images(making: &mut Making) -> [(ArtifactName, ArtifactKind); 1] {
+    let (config, layer) = (making.blob(b"{}"), making.blob(b"a small layer"));
+    let [manifest, signature] = manifests(&config, &layer).map(|text| making.blob(text.as_bytes()));
+    let kind = "application/vnd.oci.image.manifest.v1+json".to_owned();
+    let image = Image {
+        manifest,
+        manifests: BTreeMap::from([(manifest, kind.clone()), (signature, kind)]),
+        blobs: BTreeSet::from([config, layer]),
+    };
+    let repository = "ghcr.io/acme/app".parse().expect("a repository");
+    let name = ArtifactName::Image(repository, "1.0".parse().expect("a tag"));
+    [(name, ArtifactKind::Image(image))]
+}
+
 fn world() -> &'static World {
     static WORLD: OnceLock<World> = OnceLock::new();
     WORLD.get_or_init(|| {
@@ -78,6 +115,9 @@ fn world() -> &'static World {
             let name = ArtifactName::Provider(address, version.parse().expect("a version"));
             let provider = Provider { protocols: vec!["5.0".to_owned()], proof, archives };
             artifacts.insert(name, ArtifactKind::Provider(provider));
+        }
+        for (name, kind) in images(&mut making) {
+            artifacts.insert(name, kind);
         }
         let index = Index::parse(&making.index(artifacts).encode()).expect("an index");
         let dir = std::env::temp_dir().join(format!("diodesync-fuzz-mirror-{}", std::process::id()));

@@ -1,4 +1,4 @@
-//! Indexes, names, and upstream proofs.
+//! Indexes, names, upstream proofs, and what belongs to an image.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -8,6 +8,7 @@ use diodesync::id::{BlockId, Channel, PackId, Sha256};
 use diodesync::limits::{BLOCK_BYTES, PACK_BLOCKS_MAX};
 use diodesync::release::catalog::Catalog;
 use diodesync::release::delta::blocks_to_send;
+use diodesync::release::image::{Manifests, check, closure};
 use diodesync::release::name::{ImageRepository, PackageName, Suite, Tag, parse_provider_archive_name};
 use diodesync::release::provider::{ProofInput, Sums, key_ids, split_keys, verify};
 use diodesync::release::{ArtifactName, FilePath, Index, Platform, ProviderAddress, Version};
@@ -132,5 +133,45 @@ pub fn proof(data: &[u8]) {
             assert!(verify(&ProofInput { sums: &other, ..input }, &[(name, digest)]).is_err());
         }
         Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// Manifests of images. What the sender gathers, the receiver finds whole, and with a blob less it does not.
+pub fn image(data: &[u8]) {
+    let parts = parts(data);
+    let parts: Vec<&[u8]> = parts.into_iter().take(16).collect();
+    let mut manifests = Manifests::default();
+    let mut octets: BTreeMap<Sha256, &[u8]> = BTreeMap::new();
+    for part in parts {
+        match manifests.insert(part) {
+            Ok(digest) => {
+                assert_eq!(digest, Sha256::of(part));
+                octets.insert(digest, part);
+            }
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+    let blobs = manifests.iter().flat_map(|(_, manifest)| &manifest.blobs);
+    let sizes: BTreeMap<Sha256, u64> = blobs.map(|blob| (blob.digest, blob.bytes)).collect();
+    let size = |digest: &Sha256| sizes.get(digest).copied();
+    for root in octets.keys() {
+        let image = match closure(*root, &manifests, size) {
+            Ok(image) => image,
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                continue;
+            }
+        };
+        assert!(image.manifests.contains_key(root));
+        let mut own = Manifests::default();
+        for digest in image.manifests.keys() {
+            own.insert(octets[digest]).expect("it was read before");
+        }
+        check(&image, &own, size).expect("both sides agree");
+        if let Some(first) = image.blobs.first() {
+            let mut less = image.clone();
+            less.blobs.remove(first);
+            assert!(check(&less, &own, size).is_err(), "a blob is lacking");
+        }
     }
 }
