@@ -9,7 +9,7 @@
 mod ledger;
 pub(crate) mod partial;
 mod socket;
-mod worker;
+pub(crate) mod worker;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -48,7 +48,7 @@ impl Workers {
         let queue = Arc::new(Mutex::new(queue));
         let mut threads = Vec::new();
         for number in 0..THREADS {
-            let worker = Worker { packs: packs.clone(), ledger: ledger.clone(), codec: Codec::default() };
+            let worker = Worker::new(packs.clone(), ledger.clone());
             let (queue, done) = (queue.clone(), done.clone());
             let thread = std::thread::Builder::new().name(format!("decoder {number}"));
             threads.push(
@@ -77,13 +77,19 @@ impl Workers {
     }
 }
 
-struct Worker {
+/// What decodes one block after the other.
+pub struct Worker {
     packs: Arc<PackStore>,
     ledger: Arc<Ledger>,
     codec: Codec,
 }
 
 impl Worker {
+    /// One that writes into these packs.
+    pub fn new(packs: Arc<PackStore>, ledger: Arc<Ledger>) -> Self {
+        Self { packs, ledger, codec: Codec::default() }
+    }
+
     fn run(mut self, queue: &Mutex<Receiver<Work>>, done: &Sender<Outcome>) {
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -94,7 +100,8 @@ impl Worker {
         }
     }
 
-    fn work(&mut self, key: BlockKey, block: Block<Collecting>) -> Outcome {
+    /// Decodes a block, and keeps it if it is wanted or nobody has said yet.
+    pub fn work(&mut self, key: BlockKey, block: Block<Collecting>) -> Outcome {
         let Ok(block) = block.decode(&mut self.codec) else {
             tracing::error!(object = %key.object, "it has enough symbols and cannot be decoded; it must come again");
             return Outcome::Dropped(key, Vec::new(), false);
@@ -152,7 +159,7 @@ mod tests {
         let id = BlockId { pack: PackId([7; 8]), block: BlockNo(0) };
         let needed = NeededBlock { id, bytes: BYTES as u32, hash: Blake3::of(&content) };
         ledger.want([needed].into_iter());
-        let mut worker = Worker { packs: packs.clone(), ledger: ledger.clone(), codec: Codec::default() };
+        let mut worker = Worker::new(packs.clone(), ledger.clone());
         let oti = Oti::for_object(BYTES as u32, 400, RepairUse::Data);
         let key = BlockKey { object: ObjectId::Block(id), sbn: Sbn(0), oti };
         let collected = |octets: &[u8]| {

@@ -239,6 +239,159 @@ fn of_the_index_on_the_wire() {
     assert!(high.published(), "the true one is published: {}", high.refused());
 }
 
+/// The session of the golden vectors: who holds the link's keys seals with it whatever they like.
+mod link {
+    use diodesync::id::{LinkId, SessionNo};
+    use diodesync::link::{LinkKey, Paired, PairingSecret, ReceiverKey, Sealer};
+    use diodesync::recv::{Intake, Intaken};
+    use diodesync::wire::{Outer, SEALED_HEADER_BYTES, TAG_BYTES};
+
+    const OFFER: &str = include_str!("../../../tests/vectors/session.hex");
+
+    fn offer() -> Vec<u8> {
+        let digits: String = OFFER.lines().filter(|line| !line.starts_with('#')).collect();
+        let octet = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
+        (0..digits.len()).step_by(2).map(octet).collect()
+    }
+
+    /// Both ends, before the first sealed datagram.
+    pub fn joined(now: std::time::Instant) -> (Intake, Sealer) {
+        let paired = Paired {
+            link: LinkId(*b"simulated link 1"),
+            sender: LinkKey::from_seed(&[1; 32]).verifier(),
+            secret: PairingSecret([3; 32]),
+            key: ReceiverKey::from_seed(&[2; 32]),
+        };
+        let mut octets = offer();
+        let Ok(Outer::Session(session)) = Outer::parse(&mut octets) else { panic!("no session") };
+        let (number, secret) = (session.number, paired.accept(&session, SessionNo(0)).unwrap());
+        drop(session);
+        let mut intake = Intake::new(paired, None);
+        match intake.handle_datagram(now, &mut offer()) {
+            Ok(Intaken::NewSession(pending)) => intake.adopt(pending, 0),
+            other => panic!("{other:?}"),
+        }
+        (intake, Sealer::new(secret, number).unwrap())
+    }
+
+    pub fn seal(sealer: &mut Sealer, plain: &[u8]) -> Vec<u8> {
+        let mut datagram = vec![0; SEALED_HEADER_BYTES];
+        datagram.extend_from_slice(plain);
+        datagram.extend_from_slice(&[0; TAG_BYTES]);
+        sealer.seal(&mut datagram).unwrap();
+        datagram
+    }
+}
+
+/// What a round sends of the release, before it is sealed, and how many octets of each mean something: the last symbol
+/// of an object is filled up. No repair symbols, so that every datagram is needed.
+fn datagrams(world: &World) -> Vec<(Vec<u8>, usize)> {
+    use diodesync::fec::{Codec, Oti, RepairUse};
+    use diodesync::id::{Esi, Sbn};
+    use diodesync::wire::SymbolHeader;
+    let pack = std::fs::read(world.pack()).unwrap();
+    let block = world.index.blocks().next().unwrap();
+    let tag = |octets: &[u8]| Blake3::of(octets).tag();
+    let mut datagrams = Vec::new();
+    for (object, octets, use_) in [
+        (ObjectId::Trust(tag(&world.trust_octets)), &world.trust_octets, RepairUse::Control),
+        (ObjectId::Index(tag(&world.index_octets)), &world.index_octets, RepairUse::Control),
+        (ObjectId::Block(block.id), &pack, RepairUse::Data),
+    ] {
+        let oti = Oti::for_object(octets.len() as u32, 400, use_);
+        let encoded = Codec::default().encode(oti, Sbn(0), octets.clone(), Vec::new());
+        for esi in (0..oti.source_symbols(Sbn(0))).map(Esi) {
+            let header = SymbolHeader { object, oti, sbn: Sbn(0), esi };
+            let plain = [header.encode().as_slice(), encoded.symbol(esi)].concat();
+            let fill = ((esi.0 as usize + 1) * oti.symbol_bytes()).saturating_sub(octets.len());
+            let meant = plain.len() - fill;
+            datagrams.push((plain, meant));
+        }
+    }
+    datagrams
+}
+
+/// Has datagrams taken in as a lane does; says whether something did not decode to what it was named.
+fn take_datagrams(world: &World, high: &mut High, plains: &[Vec<u8>]) -> (bool, u64) {
+    use crate::lane::worker::{Outcome, Worker};
+    use diodesync::recv::{Action, Assembled, Assembler, Collector, Intaken};
+    let now = Instant::now();
+    let (mut intake, mut sealer) = link::joined(now);
+    let mut collector = Collector::new(8, []);
+    let (mut assembler, mut is_mismatched) = (Assembler::default(), false);
+    let mut worker = Worker::new(world.packs.clone(), high.ledger.clone());
+    for plain in plains {
+        if let Ok(Intaken::Symbol(header, symbol)) =
+            intake.handle_datagram(now, &mut link::seal(&mut sealer, plain))
+        {
+            collector.handle_symbol(now, &header, symbol);
+        }
+        while let Some(action) = collector.poll_action() {
+            let Action::Ready(key, block) = action else { continue };
+            match worker.work(key, block) {
+                Outcome::Held(id, _) => high.notices.send(Notice::Held(vec![id])).unwrap(),
+                Outcome::Dropped(_, _, is_wrong) => is_mismatched |= is_wrong,
+                Outcome::Piece(key, octets) => {
+                    match assembler.handle_block(key.object, key.oti, key.sbn, octets) {
+                        Assembled::Whole(whole) => high.inbox.put(key.object, &whole).unwrap(),
+                        Assembled::Forgotten(..) => is_mismatched = true,
+                        Assembled::Waiting => {}
+                    }
+                }
+            }
+        }
+        high.judge();
+    }
+    high.settle();
+    (is_mismatched, intake.stats().malformed)
+}
+
+#[test]
+fn of_every_datagram_past_the_seal() {
+    let world = World::new("every-datagram");
+    let (good, meant): (Vec<_>, Vec<_>) = datagrams(&world).into_iter().unzip();
+    let pack = std::fs::read(world.pack()).unwrap();
+    let afresh = || {
+        let _ = std::fs::remove_dir_all(world.dir());
+        std::fs::write(world.pack(), b"").unwrap();
+        world.start().unwrap()
+    };
+    let (mut cases, mut counts) = (0, BTreeMap::<&str, usize>::new());
+    for (number, datagram) in good.iter().enumerate() {
+        for at in 0..datagram.len() {
+            let mut plains = good.clone();
+            plains[number][at] ^= 1 << (at % 8);
+            let mut high = afresh();
+            let (is_mismatched, malformed) = take_datagrams(&world, &mut high, &plains);
+            let view = high.view();
+            let named = match () {
+                () if high.published() => {
+                    assert!(at >= meant[number], "datagram {number}, octet {at} is published");
+                    assert_eq!(std::fs::read(world.pack()).unwrap(), pack, "datagram {number}, octet {at}");
+                    assert_eq!(*high.publisher.input.site.load().releases()[0], world.index);
+                    world.forget();
+                    "fill: what was signed is published"
+                }
+                () if view.refused.is_some() => "refused",
+                () if is_mismatched => "not what it is named: counted and logged",
+                () if malformed > 0 => "malformed: counted",
+                () if !view.unnamed.is_empty() => "an index that no metadata names",
+                () if view.arrivals.iter().any(|arrival| arrival.blocks.1 < arrival.blocks.0) => {
+                    "a block lacks"
+                }
+                () if !high.publisher.targets.is_empty() => "its index never came",
+                () => panic!("datagram {number}, octet {at}: nothing says that it was changed"),
+            };
+            *counts.entry(named).or_default() += 1;
+            cases += 1;
+        }
+    }
+    println!("{cases} changed octets of {} datagrams: {counts:?}", good.len());
+    let mut high = afresh();
+    take_datagrams(&world, &mut high, &good);
+    assert!(high.published(), "the true ones are published");
+}
+
 #[test]
 fn of_a_block_that_came_before_its_index() {
     let world = World::new("every-early");
