@@ -19,6 +19,7 @@ use diodesync::link::{Sealer, SessionSecret};
 use diodesync::recv::{Intake, Intaken};
 use diodesync::release::index::{Image, Package, Provider, ProviderArchive, ProviderProof};
 use diodesync::release::{ArtifactKind, ArtifactName, Blob, Extent, Index, PackRun, PackageName};
+use diodesync::ticket::{Ticket, Want, What};
 use diodesync::trust::Bundle;
 use diodesync::wire::{Beacon, BeaconChannel, ObjectId, Outer, SymbolHeader};
 use world::{LINK, Rng, offer, paired, pairing_secret, seal, start};
@@ -395,6 +396,28 @@ fn index_of_an_image_and_a_package() {
     assert_eq!(newer[4], 1);
     newer[4] = 2;
     assert!(Index::parse(&newer).is_err(), "one release has one encoding");
+}
+
+#[test]
+fn ticket() {
+    let want = |channel: &str, what| Want { channel: channel.parse().unwrap(), number: ReleaseNo(300), what };
+    let runs = vec![(0, 3), (50, 1), (99, 2), (2000, 48)];
+    let ticket = Ticket {
+        receiver: *b"receiver",
+        made_s: 1_795_000_000,
+        wants: vec![
+            want("bulk", What::Everything),
+            want("main", What::Blocks { index: ObjectTag(*b"indextag"), runs }),
+            want("urgent", What::Since(ReleaseNo(298))),
+        ],
+    };
+    let text = ticket.encode(LINK, &pairing_secret());
+    golden(
+        "ticket",
+        "the text of a resend ticket: everything, blocks, and what is new since a release",
+        text.as_bytes(),
+    );
+    assert_eq!(Ticket::parse(&text, LINK, &pairing_secret()), Ok(ticket));
 }
 
 #[test]
