@@ -14,7 +14,7 @@ use crate::id::Sbn;
 use crate::limits::{BLOCK_BYTES, REPAIR_LOG2_MAX, SYMBOL_BYTES_MAX};
 
 pub use block::{Added, Block, Collecting, Decoded, Mismatch, Verified};
-pub use rs::{Codec, EncodedBlock};
+pub use rs::{Codec, EncodedBlock, ShardError, encode_shards, restore_shards};
 
 /// Object transmission information (RFC 5052 §6.2): what both sides must agree on to combine symbols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -13,7 +13,7 @@
 //! | [`release`] | artifacts, the index, what a release has to send |
 //! | [`trust`] | the TUF metadata that a release needs to be published |
 //! | [`pack`], [`journal`] | what is on disk |
-//! | [`ticket`] | what is missing, on paper |
+//! | [`ticket`], [`volume`] | what is missing, on paper; releases on removable media |
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 // A test starts its virtual clock somewhere.
@@ -33,6 +33,7 @@ pub mod release;
 pub mod send;
 pub mod ticket;
 pub mod trust;
+pub mod volume;
 pub mod wire;
 
 #[cfg(test)]

@@ -18,4 +18,5 @@ pub use keys::{
     seal_pairing_secret,
 };
 pub use replay::ReplayWindow;
+pub(crate) use session::seal_secret;
 pub use session::{OpenError, Opener, Paired, SealError, Sealer, SessionSecret, offer_session};

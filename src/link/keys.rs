@@ -50,7 +50,7 @@ impl LinkKey {
         LinkVerifier(self.0.verifying_key())
     }
 
-    pub(super) fn sign(&self, context: &[u8], message: &[u8]) -> [u8; 64] {
+    pub(crate) fn sign(&self, context: &[u8], message: &[u8]) -> [u8; 64] {
         self.0.sign(&[context, message].concat()).to_bytes()
     }
 }

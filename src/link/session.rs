@@ -89,33 +89,47 @@ pub fn offer_session(
     key: &LinkKey,
     receivers: &[ReceiverPublic],
 ) -> Result<(SessionSecret, Vec<u8>), KeyError> {
+    let mut secret = SessionSecret([0; 32]);
+    rng.fill_bytes(&mut secret.0);
+    let sealed = seal_secret(rng, &secret.0, link, pairing, receivers, &session_info(link, number))?;
+    let mut datagram = SessionOffer::encode_unsigned(link, number, &sealed);
+    let signature = key.sign(SIGNED_CONTEXT, &datagram);
+    datagram.extend_from_slice(&signature);
+    Ok((secret, datagram))
+}
+
+/// Seals a secret of 32 octets to 1 to 8 receivers (RFC 9180, `mode_psk` with the pairing secret). `info` says what it is
+/// for, and differs for each secret.
+pub(crate) fn seal_secret(
+    rng: &mut impl CryptoRng,
+    secret: &[u8; 32],
+    link: LinkId,
+    pairing: &PairingSecret,
+    receivers: &[ReceiverPublic],
+    info: &[u8],
+) -> Result<Vec<SealedSecret>, KeyError> {
     if !(1..=RECEIVER_KEYS_MAX).contains(&receivers.len()) {
         return Err(KeyError::Receivers { found: receivers.len() });
     }
-    let mut secret = SessionSecret([0; 32]);
-    rng.fill_bytes(&mut secret.0);
     let mut sealed = Vec::with_capacity(receivers.len());
     for receiver in receivers {
-        let (encapsulated, mut context) =
-            hpke::setup_sender_with_rng::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-                &OpModeS::Psk(psk(pairing, &link)?),
-                &receiver.0,
-                &session_info(link, number),
-                rng,
-            )
-            .map_err(|_| KeyError::Invalid("a receiver's public key"))?;
+        let (encapsulated, mut context) = hpke::setup_sender_with_rng::<
+            AesGcm256,
+            HkdfSha256,
+            X25519HkdfSha256,
+        >(
+            &OpModeS::Psk(psk(pairing, &link)?), &receiver.0, info, rng
+        )
+        .map_err(|_| KeyError::Invalid("a receiver's public key"))?;
         let ciphertext =
-            context.seal(&secret.0, &[]).map_err(|_| KeyError::Invalid("a receiver's public key"))?;
+            context.seal(secret, &[]).map_err(|_| KeyError::Invalid("a receiver's public key"))?;
         sealed.push(SealedSecret {
             key_id: receiver.id(),
             encapsulated: encapsulated.to_bytes().into(),
             ciphertext: ciphertext.try_into().map_err(|_| KeyError::Invalid("a receiver's public key"))?,
         });
     }
-    let mut datagram = SessionOffer::encode_unsigned(link, number, &sealed);
-    let signature = key.sign(SIGNED_CONTEXT, &datagram);
-    datagram.extend_from_slice(&signature);
-    Ok((secret, datagram))
+    Ok(sealed)
 }
 
 fn session_info(link: LinkId, number: SessionNo) -> Vec<u8> {
@@ -148,24 +162,31 @@ impl Paired {
         if offer.number < least {
             return Err(OpenError::OldSession { least, found: offer.number });
         }
-        if !self.sender.verify(SIGNED_CONTEXT, offer.signed, &offer.signature) {
+        if !self.has_signed(SIGNED_CONTEXT, offer.signed, &offer.signature) {
             return Err(OpenError::Signature);
         }
-        let id = self.key.public().id();
-        let ours = offer.secrets.iter().find(|sealed| sealed.key_id == id).ok_or(OpenError::NotForUs)?;
-        self.unseal(offer, ours).ok_or(OpenError::NotForUs)
+        let secret = self.unseal(&offer.secrets, &session_info(offer.link, offer.number));
+        secret.map(SessionSecret).ok_or(OpenError::NotForUs)
     }
 
-    fn unseal(&self, offer: &SessionOffer<'_>, sealed: &SealedSecret) -> Option<SessionSecret> {
-        let encapsulated = EncappedKey::from_bytes(&sealed.encapsulated).ok()?;
+    /// Whether the paired sender has signed `message` in `context`.
+    pub(crate) fn has_signed(&self, context: &[u8], message: &[u8], signature: &[u8; 64]) -> bool {
+        self.sender.verify(context, message, signature)
+    }
+
+    /// Opens what [`seal_secret`] has sealed, if it was to this receiver.
+    pub(crate) fn unseal(&self, secrets: &[SealedSecret], info: &[u8]) -> Option<[u8; 32]> {
+        let id = self.key.public().id();
+        let ours = secrets.iter().find(|sealed| sealed.key_id == id)?;
+        let encapsulated = EncappedKey::from_bytes(&ours.encapsulated).ok()?;
         let mut context = hpke::setup_receiver::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
             &OpModeR::Psk(psk(&self.secret, &self.link).ok()?),
             &self.key.private,
             &encapsulated,
-            &session_info(offer.link, offer.number),
+            info,
         )
         .ok()?;
-        context.open(&sealed.ciphertext, &[]).ok()?.try_into().ok().map(SessionSecret)
+        context.open(&ours.ciphertext, &[]).ok()?.try_into().ok()
     }
 }
 
