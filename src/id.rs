@@ -120,6 +120,10 @@ hex_bytes! {
     /// The name of an index or a trust bundle on the wire: the first octets of its BLAKE3.
     ObjectTag, 8, "an object tag", "16 lower-case hexadecimal digits"
 }
+hex_bytes! {
+    /// The name of an export onto removable media: chosen at random.
+    ExportId, 8, "an export id", "16 lower-case hexadecimal digits"
+}
 
 impl Sha256 {
     /// The digest of `bytes`.

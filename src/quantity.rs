@@ -77,6 +77,29 @@ pub fn parse_duration(text: &str) -> Result<Duration, QuantityError> {
     }
 }
 
+/// Reads a size like `500MB` or `1GiB`, in octets: powers of 1000, with an `i` of 1024.
+pub fn parse_bytes(text: &str) -> Result<u64, QuantityError> {
+    const EXPECTED: &str = "a size like \"0B\", \"500MB\", \"1GB\" or \"1GiB\"";
+    let units = [
+        ("B", 1.0),
+        ("kB", 1e3),
+        ("KB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+        ("TB", 1e12),
+        ("KiB", 1024.0),
+        ("MiB", 1_048_576.0),
+        ("GiB", 1_073_741_824.0),
+        ("TiB", 1_099_511_627_776.0),
+    ];
+    let bytes = read(text, &units, EXPECTED)?;
+    if bytes <= 1e18 {
+        Ok(bytes as u64)
+    } else {
+        Err(QuantityError { expected: EXPECTED, found: text.to_owned() })
+    }
+}
+
 /// Reads a share like `10%`; at most 100 %.
 pub fn parse_percent(text: &str) -> Result<u32, QuantityError> {
     const EXPECTED: &str = "a whole share from \"0%\" to \"100%\"";
@@ -149,6 +172,12 @@ mod tests {
         assert_eq!(parse_duration("1.5h"), Ok(Duration::from_secs(5400)));
         for bad in ["", "5", "5 minutes", "-1s", "99999d"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_bytes("1GB"), Ok(1_000_000_000));
+        assert_eq!(parse_bytes("1.5MiB"), Ok(3 << 19));
+        assert_eq!(parse_bytes("0B"), Ok(0));
+        for bad in ["", "5", "-1GB", "1gb", "9999999TB", "1G"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
         }
         assert_eq!(parse_percent("10%"), Ok(10));
         for bad in ["10", "101%", "-1%", "1.5%"] {

@@ -38,9 +38,10 @@ mod layout;
 mod manifest;
 mod slot;
 
+use crate::id::ExportId;
 pub use codeword::{parity_of, repair};
 pub use layout::{Layout, LayoutError, Shard, Stretch, VolumeNo};
-pub use manifest::{ExportId, Manifest, ManifestError, Offer};
+pub use manifest::{Manifest, ManifestError, Offer};
 pub use slot::{ExportSecret, Piece, SlotError, SlotKeys};
 
 /// Octets of an object that one slot carries.

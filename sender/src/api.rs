@@ -8,6 +8,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use diodesync::id::{Channel, LinkId, Sha256};
+use diodesync::link::ReceiverPublic;
 use diodesync::pack::PackStore;
 use diodesync_control::{ApiError, clock_ms, clock_s};
 use http_body_util::BodyExt;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
+use crate::export::{self, Exports};
 use crate::ingest::SharedStore;
 use crate::init::Keys;
 use crate::lane::LaneShared;
@@ -41,6 +43,10 @@ pub struct Daemon {
     pub releaser: Mutex<()>,
     /// The lane.
     pub lane: Arc<LaneShared>,
+    /// Who can read what is sent.
+    pub receivers: Vec<ReceiverPublic>,
+    /// Releases on their way to removable media.
+    pub exports: Exports,
 }
 
 /// The body of a release request.
@@ -65,6 +71,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/held", post(held))
         .route("/v1/submit", post(take_submission))
         .route("/v1/release", post(cut))
+        .merge(export::router())
         .layer(DefaultBodyLimit::disable())
         .with_state(daemon)
 }

@@ -14,7 +14,7 @@ use crate::api::ReleaseRequest;
 use crate::config::Config;
 use crate::release::Cut;
 use crate::status::Status;
-use crate::{init, run, submit};
+use crate::{export, init, run, submit};
 
 #[derive(Debug, Parser)]
 #[command(name = "diode-sender", version, about = "The low side of a Diodesync link", max_term_width = 100)]
@@ -66,6 +66,13 @@ enum Command {
         /// Wait until all rounds went out
         #[arg(long)]
         wait: bool,
+    },
+    /// Write the newest release onto removable media
+    Export {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: export::ExportArgs,
     },
     /// Show what the sender is doing
     Status {
@@ -138,6 +145,7 @@ async fn ask(command: Command) -> anyhow::Result<()> {
             report_submission(&common, &answer);
         }
         Command::Release { common, channel, full, wait } => release(&common, channel, full, wait).await?,
+        Command::Export { common, args } => export::export(&client(&common)?, args).await?,
         Command::Status { common, watch: false } => {
             let answer = client(&common)?.get("/v1/status").await?;
             if common.json {

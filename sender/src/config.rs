@@ -62,11 +62,13 @@ pub struct Lane {
 pub struct Trust {
     /// Days after which the receiver takes silence for a freeze: the life of the TUF timestamp, which is renewed daily.
     pub timestamp_days: u64,
+    /// Days for which the receiver takes an export: the life of the TUF timestamp on removable media.
+    pub carry_days: u64,
 }
 
 impl Default for Trust {
     fn default() -> Self {
-        Self { timestamp_days: 7 }
+        Self { timestamp_days: 7, carry_days: 30 }
     }
 }
 
@@ -144,6 +146,9 @@ impl Config {
         if !(1..=365).contains(&config.trust.timestamp_days) {
             bail!("trust: timestamp_days is {}, expected 1 to 365", config.trust.timestamp_days);
         }
+        if !(1..=365).contains(&config.trust.carry_days) {
+            bail!("trust: carry_days is {}, expected 1 to 365", config.trust.carry_days);
+        }
         Ok(config)
     }
 
@@ -177,6 +182,8 @@ to = "192.0.2.2:7400"
 [trust]
 # Days of silence after which the receiver publishes nothing more; renewed daily.
 # timestamp_days = 7
+# Days for which the receiver takes what is carried to it on removable media.
+# carry_days = 30
 "#
         )
     }

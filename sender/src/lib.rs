@@ -11,6 +11,7 @@ mod cli;
 mod config;
 #[cfg(test)]
 mod every_byte;
+mod export;
 #[doc(hidden)]
 pub mod fuzz;
 mod ingest;

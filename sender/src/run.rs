@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use diodesync::journal::{JournalExt, Key, Progress, SledJournal};
+use diodesync::link::ReceiverPublic;
 use diodesync::pack::{PackStore, fact};
 use diodesync_control::{DirLock, clock_s};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::{self, Daemon};
 use crate::config::Config;
+use crate::export::Exports;
 use crate::init::{Keys, LinkFile};
 use crate::lane::{self, LaneInput, LaneShared};
 use crate::release;
@@ -47,10 +49,11 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     let store = Arc::new(Mutex::new(store));
     release::renew_timestamp(&store, &keys, clock_s(), config.trust.timestamp_days)?;
     resume(&store.lock().unwrap_or_else(PoisonError::into_inner), &journal, &lane)?;
-    let receivers = link.receivers.iter().map(|key| key.parse()).collect::<Result<_, _>>()?;
+    let receivers: Vec<ReceiverPublic> =
+        link.receivers.iter().map(|key| key.parse()).collect::<Result<_, _>>()?;
     let input = LaneInput {
         link: link.link,
-        receivers,
+        receivers: receivers.clone(),
         keys: keys.clone(),
         store: store.clone(),
         packs: packs.clone(),
@@ -61,10 +64,12 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         link: link.link,
         keys,
         store,
-        packs,
+        packs: packs.clone(),
         writer: Mutex::new(()),
         releaser: Mutex::new(()),
         lane: lane.clone(),
+        receivers,
+        exports: Exports::new(&dir, packs),
         config,
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

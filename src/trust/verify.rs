@@ -87,9 +87,7 @@ impl TrustState {
 
     /// When the accepted timestamp expires, in seconds since 1970.
     pub fn expires_s(&self) -> Option<u64> {
-        let timestamp = self.accepted.as_ref()?.timestamp.as_bytes();
-        let timestamp = Metadata::<sigstore_tuf::Timestamp>::from_slice(timestamp).ok()?;
-        u64::try_from(timestamp.signed().expires().as_second()).ok()
+        timestamp_expires_s(self.accepted.as_ref()?.timestamp.as_bytes())
     }
 
     fn load(&self) -> Result<TrustedMetadataSet, TrustError> {
@@ -101,6 +99,12 @@ impl TrustState {
         }
         Ok(set)
     }
+}
+
+/// When a timestamp expires, in seconds since 1970.
+pub fn timestamp_expires_s(timestamp: &[u8]) -> Option<u64> {
+    let timestamp = Metadata::<sigstore_tuf::Timestamp>::from_slice(timestamp).ok()?;
+    u64::try_from(timestamp.signed().expires().as_second()).ok()
 }
 
 /// Accepts a bundle, or says why not. Returns the state to record and the indexes that may be published.

@@ -8,6 +8,7 @@
 //!
 //! The last shard of some codewords has no slot: it is all zeros and is written nowhere.
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{DATA_SLOT_BYTES, FILE_BYTES_MAX, MANIFEST_BYTES_MAX, PARITY_SLOT_BYTES};
@@ -73,7 +74,7 @@ pub enum LayoutError {
 }
 
 /// How an export is laid out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     data_slots: u32,
     codewords: u32,

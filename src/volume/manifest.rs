@@ -9,13 +9,11 @@
 //! Ed25519 signature [64] by the link key over "diodesync export 1" and all octets before it
 //! ```
 
-use std::fmt;
-
 use thiserror::Error;
 
 use super::{ExportSecret, Layout, MANIFEST_BYTES_MAX};
 use crate::codec::{CodecError, Reader, put_varint};
-use crate::id::LinkId;
+use crate::id::{ExportId, LinkId};
 use crate::limits::RECEIVER_KEYS_MAX;
 use crate::link::{CryptoRng, KeyError, LinkKey, Paired, PairingSecret, ReceiverPublic, seal_secret};
 use crate::wire::SealedSecret;
@@ -24,16 +22,6 @@ const MAGIC: &[u8; 4] = b"DSVM";
 const VERSION: u8 = 1;
 const SIGNATURE_BYTES: usize = 64;
 const CONTEXT: &[u8] = b"diodesync export 1";
-
-/// The name of an export: chosen at random.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ExportId(pub [u8; 8]);
-
-impl fmt::Display for ExportId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
-    }
-}
 
 /// Why a manifest is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use diodesync::id::Channel;
 use diodesync::quantity::Bytes as Human;
 use diodesync::release::name::{FilePath, ProviderAddress};
-use diodesync_control::{Client, Progress};
+use diodesync_control::{Client, Progress, ReceiverStream};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde_json::Value;
@@ -250,19 +250,5 @@ fn read_file(item: &Item, frames: &Frames, progress: &Progress) -> Result<(), Re
         left -= read as u64;
         progress.add(read as u64);
         frames.put(frame)?;
-    }
-}
-
-/// A channel's receiving end as a stream.
-struct ReceiverStream<T>(mpsc::Receiver<T>);
-
-impl<T> futures_core::Stream for ReceiverStream<T> {
-    type Item = T;
-
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<T>> {
-        self.0.poll_recv(context)
     }
 }

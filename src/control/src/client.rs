@@ -6,10 +6,12 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 
 /// Octets of the longest answer that is taken.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
@@ -47,7 +49,41 @@ impl Client {
         self.send(Method::POST, path, body).await
     }
 
+    /// Takes a stream of octets as they come. It ends when the daemon has sent all of them, and fails when it breaks off.
+    pub async fn get_octets(
+        &self,
+        path: &str,
+        mut take: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let empty = Full::default().map_err(|never| match never {}).boxed();
+        let (answer, connection) = self.ask(Method::GET, path, empty).await?;
+        if !answer.status().is_success() {
+            return read_json(path, answer).await.map(drop);
+        }
+        let mut body = answer.into_body();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.context("the daemon broke the stream off; its log says why")?;
+            if let Ok(octets) = frame.into_data() {
+                take(&octets)?;
+            }
+        }
+        connection.abort();
+        Ok(())
+    }
+
     async fn send(&self, method: Method, path: &str, body: Body) -> anyhow::Result<Value> {
+        let (answer, connection) = self.ask(method, path, body).await?;
+        let value = read_json(path, answer).await;
+        connection.abort();
+        value
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+    ) -> anyhow::Result<(Response<Incoming>, JoinHandle<hyper::Result<()>>)> {
         let stream = UnixStream::connect(&self.socket).await.with_context(|| {
             format!(
                 "the daemon does not answer at {}; is it running? Start it with: {}",
@@ -65,22 +101,24 @@ impl Client {
             .body(body)?;
         let answer = sender.send_request(request).await;
         drop(sender);
-        let answer = answer.context("the daemon closed the connection; its log says why")?;
-        let status = answer.status();
-        let bytes = http_body_util::Limited::new(answer.into_body(), ANSWER_BYTES_MAX)
-            .collect()
-            .await
-            .map_err(|error| anyhow::anyhow!("the daemon's answer broke off: {error}"))?
-            .to_bytes();
-        connection.abort();
-        let value: Value = serde_json::from_slice(&bytes)
-            .with_context(|| format!("the daemon's answer to {path} is not JSON (status {status})"))?;
-        if !status.is_success() {
-            bail!(
-                "{}",
-                value.get("error").and_then(Value::as_str).unwrap_or("the daemon refused without a reason")
-            );
-        }
-        Ok(value)
+        Ok((answer.context("the daemon closed the connection; its log says why")?, connection))
     }
+}
+
+async fn read_json(path: &str, answer: Response<Incoming>) -> anyhow::Result<Value> {
+    let status = answer.status();
+    let bytes = http_body_util::Limited::new(answer.into_body(), ANSWER_BYTES_MAX)
+        .collect()
+        .await
+        .map_err(|error| anyhow::anyhow!("the daemon's answer broke off: {error}"))?
+        .to_bytes();
+    let value: Value = serde_json::from_slice(&bytes)
+        .with_context(|| format!("the daemon's answer to {path} is not JSON (status {status})"))?;
+    if !status.is_success() {
+        bail!(
+            "{}",
+            value.get("error").and_then(Value::as_str).unwrap_or("the daemon refused without a reason")
+        );
+    }
+    Ok(value)
 }

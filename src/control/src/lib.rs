@@ -5,6 +5,7 @@
 mod client;
 mod progress;
 mod server;
+mod stream;
 
 use std::fs::File;
 use std::path::Path;
@@ -16,6 +17,7 @@ use anyhow::Context;
 pub use client::Client;
 pub use progress::Progress;
 pub use server::{ApiError, serve};
+pub use stream::ReceiverStream;
 
 /// Milliseconds since 1970 by this machine's clock.
 pub fn clock_ms() -> u64 {

@@ -1,0 +1,135 @@
+//! What the command asks of the daemon.
+
+use std::sync::{Arc, PoisonError};
+
+use anyhow::{Context, bail};
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use diodesync::id::ExportId;
+use diodesync::trust::Bundle;
+use diodesync_control::{ApiError, clock_s};
+use hyper::body::Frame;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use super::{Begun, Parties, Plan, Request};
+use crate::api::Daemon;
+
+/// Slots that wait for the command.
+const QUEUE: usize = 16;
+
+/// The handlers.
+pub fn router() -> Router<Arc<Daemon>> {
+    Router::new()
+        .route("/v1/exports", post(begin))
+        .route("/v1/exports/{export}", get(describe))
+        .route("/v1/exports/{export}/slots", get(slots))
+        .route("/v1/exports/{export}/volumes/{volume}", get(is_written).post(written))
+        .route("/v1/exports/{export}/finish", post(finish))
+}
+
+async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> Result<Json<T>, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(Json(done.map_err(|error| ApiError::refused(format!("the export crashed: {error}")))??))
+}
+
+async fn begin(
+    State(daemon): State<Arc<Daemon>>,
+    Json(request): Json<Request>,
+) -> Result<Json<Begun>, ApiError> {
+    on_thread(move || daemon.exports.begin(&plan(&daemon, &request)?)).await
+}
+
+fn plan(daemon: &Daemon, request: &Request) -> anyhow::Result<Plan> {
+    let channel = &request.channel;
+    let now_s = clock_s();
+    let mut store = daemon.store.lock().unwrap_or_else(PoisonError::into_inner);
+    let index = store.newest.get(channel).cloned();
+    let index = index.with_context(|| {
+        format!(
+            "channel {channel} has no release yet; cut one with: diode-sender release --channel {channel}"
+        )
+    })?;
+    let baseline = match request.since {
+        Some(since) if since >= index.number => {
+            bail!(
+                "--since {since} is not older than release {}, the newest of channel {channel}",
+                index.number
+            )
+        }
+        Some(since) => Some(store.release(channel, since).context("--since")?),
+        None => None,
+    };
+    // A timestamp that outlives the way, and after it a newer one for the wire, which stays the newest.
+    let bundle = store.bundle.clone().context("there is no metadata for the release")?;
+    let mut repository = store.repository.clone();
+    let (keys, trust) = (&daemon.keys, &daemon.config.trust);
+    repository.timestamp_version += 1;
+    let carried = repository.sign_timestamp(&keys.roles, &bundle.snapshot, now_s, trust.carry_days);
+    repository.timestamp_version += 1;
+    let fresh = repository.sign_timestamp(&keys.roles, &bundle.snapshot, now_s, trust.timestamp_days);
+    let bundle = Bundle { roots: store.roots()?, timestamp: carried, ..bundle };
+    store.commit_metadata(repository, Bundle { timestamp: fresh, ..bundle.clone() })?;
+    let parties =
+        Parties { link: daemon.link, key: &keys.link, pairing: &keys.pairing, receivers: &daemon.receivers };
+    Plan::new(request, &parties, &index, baseline.as_ref(), &bundle, now_s)
+}
+
+async fn describe(
+    State(daemon): State<Arc<Daemon>>,
+    Path(export): Path<ExportId>,
+) -> Result<Json<Begun>, ApiError> {
+    on_thread(move || daemon.exports.describe(export)).await
+}
+
+#[derive(Debug, Deserialize)]
+struct Range {
+    first: u32,
+    end: u32,
+}
+
+async fn slots(
+    State(daemon): State<Arc<Daemon>>,
+    Path(export): Path<ExportId>,
+    Query(range): Query<Range>,
+) -> Result<Body, ApiError> {
+    let (plan, Range { first, end }) = (daemon.exports.open(export)?, range);
+    let (sender, receiver) = mpsc::channel::<std::io::Result<Frame<Bytes>>>(QUEUE);
+    tokio::task::spawn_blocking(move || {
+        let result = daemon
+            .exports
+            .slots(&plan, first, end, |slot| sender.blocking_send(Ok(Frame::data(slot.into()))).is_ok());
+        if let Err(error) = result {
+            tracing::error!(%export, error = format!("{error:#}"), "the export is broken off");
+            // Breaking the body off tells the command that this is not the end.
+            let _ = sender.blocking_send(Err(std::io::Error::other("the export broke off")));
+        }
+    });
+    Ok(Body::new(http_body_util::StreamBody::new(diodesync_control::ReceiverStream(receiver))))
+}
+
+async fn is_written(
+    State(daemon): State<Arc<Daemon>>,
+    Path((export, volume)): Path<(ExportId, u32)>,
+) -> Result<Json<bool>, ApiError> {
+    on_thread(move || daemon.exports.is_written(export, volume)).await
+}
+
+async fn written(
+    State(daemon): State<Arc<Daemon>>,
+    Path((export, volume)): Path<(ExportId, u32)>,
+) -> Result<Json<()>, ApiError> {
+    on_thread(move || daemon.exports.record_written(export, volume)).await
+}
+
+async fn finish(
+    State(daemon): State<Arc<Daemon>>,
+    Path(export): Path<ExportId>,
+) -> Result<Json<()>, ApiError> {
+    on_thread(move || daemon.exports.finish(export)).await
+}
