@@ -11,6 +11,7 @@ use diodesync::quantity::Span;
 use diodesync_control::clock_ms;
 
 use crate::config::Config;
+use crate::import::{self, Imports};
 use crate::lane::{LaneShared, View as LaneView};
 use crate::publish::{PublishShared, Stage, View as PublishView};
 use crate::serve::SiteHandle;
@@ -40,11 +41,17 @@ pub struct Daemon {
     pub publish: Arc<PublishShared>,
     /// What is served.
     pub site: SiteHandle,
+    /// What comes on removable media.
+    pub imports: Imports,
 }
 
 /// The handlers.
 pub fn router(daemon: Arc<Daemon>) -> Router {
-    Router::new().route("/v1/status", get(status)).route("/v1/missing", get(missing)).with_state(daemon)
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/missing", get(missing))
+        .merge(import::router())
+        .with_state(daemon)
 }
 
 async fn status(State(daemon): State<Arc<Daemon>>) -> Json<Status> {

@@ -10,7 +10,7 @@ use diodesync_control::{Client, Progress};
 
 use crate::config::Config;
 use crate::status::{Missing, Status};
-use crate::{init, run};
+use crate::{import, init, run};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -67,6 +67,13 @@ enum Command {
         #[arg(long)]
         watch: bool,
     },
+    /// Take releases from removable media
+    Import {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: import::ImportArgs,
+    },
     /// Name what a release still lacks after its last round
     Missing {
         #[command(flatten)]
@@ -109,6 +116,7 @@ async fn ask(command: Command) -> anyhow::Result<()> {
             }
         }
         Command::Status { common, watch: true } => watch(&common).await?,
+        Command::Import { common, args } => import::import(&client(&common)?, args).await?,
         Command::Missing { common } => {
             let answer = client(&common)?.get("/v1/missing").await?;
             if common.json {

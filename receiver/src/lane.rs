@@ -32,7 +32,7 @@ use diodesync_control::clock_ms;
 
 use crate::config::Lane as LaneConfig;
 use crate::handover::{Inbox, Notice, Order};
-pub use ledger::Ledger;
+pub use ledger::{Claim, Ledger};
 use partial::Partials;
 use socket::LaneSocket;
 use worker::{Outcome, Workers};

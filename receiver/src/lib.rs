@@ -15,6 +15,7 @@ mod config;
 #[doc(hidden)]
 pub mod fuzz;
 mod handover;
+mod import;
 mod init;
 mod lane;
 mod publish;

@@ -16,6 +16,7 @@ use crate::api::{self, Daemon};
 use crate::certs;
 use crate::config::Config;
 use crate::handover::Inbox;
+use crate::import::{Imports, Sink};
 use crate::init;
 use crate::lane::{self, LaneInput, LaneShared, Ledger};
 use crate::publish::{self, PublishInput, PublishShared};
@@ -53,6 +54,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
 
     let (notices, from_lane) = channel();
     let (orders, from_publisher) = channel();
+    let import_orders = orders.clone();
     let publish = Arc::new(PublishShared::new());
     let publish_input = PublishInput {
         dir: dir.clone(),
@@ -67,6 +69,14 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     };
     // First, so that the lane knows which blocks are wanted before it writes one.
     let publisher = publish::start(publish.clone(), publish_input)?;
+    let sink = Sink {
+        packs: packs.clone(),
+        ledger: ledger.clone(),
+        inbox: inbox.clone(),
+        notices: notices.clone(),
+        orders: import_orders,
+    };
+    let imports = Imports::new(&dir, paired.clone(), sink);
     let lane = Arc::new(LaneShared::default());
     let lane_input = LaneInput {
         config: config.lane.first().context("there is no lane")?.clone(),
@@ -81,7 +91,8 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     };
     let lane_thread = lane::start(lane.clone(), lane_input)?;
 
-    let daemon = Arc::new(Daemon { config, link, lane: lane.clone(), publish: publish.clone(), site });
+    let daemon =
+        Arc::new(Daemon { config, link, lane: lane.clone(), publish: publish.clone(), site, imports });
     let result = runtime.block_on(serve_until_stopped(daemon, listener, tls));
     lane.stop.store(true, Ordering::Relaxed);
     let _ = lane_thread.join();

@@ -1,0 +1,352 @@
+//! `import`: releases from removable media, the daemon's part.
+//!
+//! The command reads a medium and hands over what is in its files; nothing of it is believed. What opens under the
+//! export's keys goes the way of what comes over the wire: trust bundles and indexes into the inbox, blocks to the ledger,
+//! where the one judgement takes place. So half a release may come by wire and the rest by hand.
+//!
+//! ```text
+//! DIR/import/EXPORT/manifest   the export
+//! DIR/import/EXPORT/staged     pieces in their slots, until their object is whole; a sparse file
+//! DIR/import/EXPORT/seen       32 octets for each slot: what it holds
+//! DIR/import/EXPORT/parity     shards of parity in their slots
+//! ```
+//!
+//! None of these is a fact: what is lost or garbled must be read from the medium again, and cannot make anything wrong,
+//! because whole objects are judged by their digests.
+
+mod api;
+mod medium;
+mod state;
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context;
+use diodesync::id::{Blake3, BlockId, ExportId};
+use diodesync::link::Paired;
+use diodesync::pack::PackStore;
+use diodesync::release::index::NeededBlock;
+use diodesync::volume::{Layout, MANIFEST_BYTES_MAX, Manifest, SlotKeys, VolumeNo, repair};
+use diodesync::wire::ObjectId;
+use serde::{Deserialize, Serialize};
+
+use crate::handover::{Inbox, Notice, Order};
+use crate::lane::{Claim, Ledger};
+pub use api::router;
+pub use medium::{ImportArgs, import};
+use state::{Slots, State};
+
+/// Slots after which what came is made durable: 256 MiB.
+const COMMIT_SLOTS: usize = 4096;
+
+/// Where whole objects go.
+#[derive(Debug)]
+pub struct Sink {
+    /// Bulk data.
+    pub packs: Arc<PackStore>,
+    /// Judges blocks.
+    pub ledger: Arc<Ledger>,
+    /// Takes the other objects.
+    pub inbox: Inbox,
+    /// Tells the publisher.
+    pub notices: Sender<Notice>,
+    /// Tells the lane.
+    pub orders: Sender<Order>,
+}
+
+/// The imports of a receiver.
+#[derive(Debug)]
+pub struct Imports {
+    dir: PathBuf,
+    paired: Paired,
+    sink: Mutex<Sink>,
+    /// One medium at a time.
+    open: Mutex<BTreeMap<ExportId, Import>>,
+}
+
+/// What the command is told of an export.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Offered {
+    /// The export.
+    pub export: ExportId,
+    /// When it was made, seconds since 1970.
+    pub made_s: u64,
+    /// Volumes that it has.
+    pub volumes: u32,
+    /// Slots of data.
+    pub data_slots: u32,
+    /// Those of them that are not here yet.
+    pub missing_slots: u32,
+}
+
+/// What became of a file.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Taken {
+    /// Slots that were read.
+    pub slots: u32,
+    /// Those that were not here before.
+    pub new: u32,
+    /// Slots that are not what was written.
+    pub damaged: Vec<u32>,
+}
+
+/// Where an import stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Summary {
+    /// Slots of data that were repaired by parity.
+    pub repaired: u32,
+    /// Slots of data that are not here.
+    pub missing_slots: u32,
+    /// The volumes that they lie on, from 1, with how many lie there.
+    pub missing: Vec<(u32, u32)>,
+    /// Blocks that the receiver did not keep, and why.
+    pub dropped: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Import {
+    layout: Layout,
+    keys: SlotKeys,
+    made_s: u64,
+    state: State,
+    dropped: Vec<String>,
+}
+
+impl Imports {
+    /// In the receiver's folder.
+    pub fn new(dir: &Path, paired: Paired, sink: Sink) -> Self {
+        Self { dir: dir.join("import"), paired, sink: Mutex::new(sink), open: Mutex::default() }
+    }
+
+    /// Begins an import, or goes on with it.
+    pub fn begin(&self, manifest: &[u8]) -> anyhow::Result<Offered> {
+        let (manifest_read, secret) = Manifest::open(manifest, &self.paired)?;
+        let Manifest { export, layout, made_s, .. } = manifest_read;
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let import = match open.entry(export) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let state = State::open(&self.dir.join(export.to_string()), manifest, &layout)?;
+                let keys = SlotKeys::derive(&secret, export).context("the cipher refuses its key")?;
+                entry.insert(Import { layout, keys, made_s, state, dropped: Vec::new() })
+            }
+        };
+        Ok(Offered {
+            export,
+            made_s: import.made_s,
+            volumes: layout.volumes(),
+            data_slots: layout.data_slots(),
+            missing_slots: import.state.missing(&layout)?.len() as u32,
+        })
+    }
+
+    /// Goes on with an export whose manifest cannot be read on this medium, from what an earlier one said.
+    pub fn resume(&self, export: ExportId) -> anyhow::Result<Offered> {
+        let path = self.dir.join(export.to_string()).join("manifest");
+        let manifest = std::fs::read(&path).with_context(|| {
+            format!(
+                "the manifest of export {export} is not readable on this medium, and none was seen before; \
+                 import another volume of it first"
+            )
+        })?;
+        self.begin(&manifest)
+    }
+
+    /// Takes slots that lie end to end, from `first` on, as `read` gives them: an empty piece ends it.
+    pub fn take(
+        &self,
+        export: ExportId,
+        first: u32,
+        mut read: impl FnMut(&mut [u8]) -> anyhow::Result<usize>,
+    ) -> anyhow::Result<Taken> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let import = open.get_mut(&export).with_context(|| format!("export {export} was not begun"))?;
+        let sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = Taken::default();
+        let mut buffer = Vec::new();
+        for slot in first..import.layout.slots() {
+            buffer.resize(import.layout.slot_bytes(slot), 0);
+            let got = read(&mut buffer)?;
+            if got == 0 {
+                break;
+            }
+            taken.slots += 1;
+            buffer.truncate(got);
+            match import.take_slot(&sink, slot, &mut buffer)? {
+                Some(is_new) => taken.new += u32::from(is_new),
+                None => taken.damaged.push(slot),
+            }
+            if import.state.uncommitted() >= COMMIT_SLOTS {
+                import.commit(&sink)?;
+            }
+        }
+        import.commit(&sink)?;
+        Ok(taken)
+    }
+
+    /// Repairs what parity can, and says what is missing. A finished import leaves nothing behind.
+    pub fn finish(&self, export: ExportId) -> anyhow::Result<Summary> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let import = open.get_mut(&export).with_context(|| format!("export {export} was not begun"))?;
+        let sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        let repaired = import.repair(&sink)?;
+        import.commit(&sink)?;
+        let missing = import.state.missing(&import.layout)?;
+        let mut by_volume: BTreeMap<VolumeNo, u32> = BTreeMap::new();
+        for slot in &missing {
+            *by_volume.entry(import.layout.volume(*slot)).or_default() += 1;
+        }
+        let summary = Summary {
+            repaired,
+            missing_slots: missing.len() as u32,
+            missing: by_volume.into_iter().map(|(volume, slots)| (volume.0 + 1, slots)).collect(),
+            dropped: std::mem::take(&mut import.dropped),
+        };
+        if missing.is_empty() {
+            open.remove(&export);
+            let folder = self.dir.join(export.to_string());
+            std::fs::remove_dir_all(&folder)
+                .with_context(|| format!("cannot remove {}", folder.display()))?;
+        }
+        Ok(summary)
+    }
+}
+
+impl Import {
+    /// Takes a slot; says whether it is new, or none if it is damaged.
+    fn take_slot(&mut self, sink: &Sink, slot: u32, octets: &mut [u8]) -> anyhow::Result<Option<bool>> {
+        if self.layout.is_parity(slot) {
+            let Ok(shard) = self.keys.open_parity(slot, octets) else { return Ok(None) };
+            return Ok(Some(self.state.put_parity(&self.layout, slot, shard)?));
+        }
+        let Ok((piece, content)) = self.keys.open(slot, octets) else { return Ok(None) };
+        let Some(first) = slot.checked_sub(piece.number) else { return Ok(None) };
+        if !self.state.put_piece(slot, &piece, content)? {
+            return Ok(Some(false));
+        }
+        if let Some(object) = self.state.whole(first, &piece)? {
+            let slots = Slots { first, count: piece.count() };
+            match deliver(sink, piece.object, &object)? {
+                Kept::Yes => self.state.mark_delivered(slots)?,
+                // The signed index says something else, and would again.
+                Kept::Never(why) => {
+                    self.drop_object(piece.object, &why);
+                    self.state.mark_delivered(slots)?;
+                }
+                Kept::NotNow(why) => {
+                    self.drop_object(piece.object, &why);
+                    self.state.mark_missing(slots);
+                }
+            }
+        }
+        Ok(Some(true))
+    }
+
+    fn drop_object(&mut self, object: ObjectId, why: &str) {
+        tracing::warn!(%object, why, "it came on a medium and is not kept");
+        self.dropped.push(format!("{object}: {why}"));
+    }
+
+    /// What was written is made durable before it is said to be here.
+    fn commit(&mut self, sink: &Sink) -> anyhow::Result<()> {
+        sink.ledger.commit()?;
+        self.state.commit()
+    }
+
+    /// Restores slots of data by parity; how many. What is restored is taken like what was read.
+    fn repair(&mut self, sink: &Sink) -> anyhow::Result<u32> {
+        let missing = self.state.missing(&self.layout)?;
+        let mut codewords: Vec<u32> = missing.iter().map(|slot| self.layout.shard(*slot).codeword).collect();
+        codewords.sort_unstable();
+        codewords.dedup();
+        let mut repaired = 0;
+        for codeword in codewords {
+            let (layout, keys, state) = (self.layout, &self.keys, &self.state);
+            let restored = repair::<RepairError>(&layout, codeword, |slot| {
+                Ok(match layout.is_parity(slot) {
+                    true => state.parity(&layout, slot)?,
+                    false => state.piece(slot, &sink.packs)?.map(|(piece, content)| {
+                        let mut sealed = Vec::new();
+                        keys.seal(slot, &piece, &content, &mut sealed);
+                        sealed
+                    }),
+                })
+            });
+            let restored = match restored {
+                Ok(restored) => restored,
+                Err(RepairError::Code(_)) => continue,
+                Err(RepairError::State(error)) => return Err(error),
+            };
+            for (slot, mut octets) in restored {
+                repaired += u32::from(self.take_slot(sink, slot, &mut octets)? == Some(true));
+            }
+        }
+        Ok(repaired)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RepairError {
+    #[error(transparent)]
+    Code(#[from] diodesync::fec::ShardError),
+    #[error(transparent)]
+    State(#[from] anyhow::Error),
+}
+
+/// What became of an object.
+enum Kept {
+    Yes,
+    /// It is not the right one.
+    Never(String),
+    /// It must come again.
+    NotNow(String),
+}
+
+/// Hands a whole object over.
+fn deliver(sink: &Sink, object: ObjectId, octets: &[u8]) -> anyhow::Result<Kept> {
+    let hash = Blake3::of(octets);
+    match object {
+        ObjectId::Block(id) => keep_block(sink, id, hash, octets),
+        ObjectId::Index(tag) | ObjectId::Trust(tag) if hash.tag() != tag => {
+            Ok(Kept::Never("it is not what it is named".to_owned()))
+        }
+        ObjectId::Index(_) | ObjectId::Trust(_) => {
+            sink.inbox.put(object, octets)?;
+            let _ = sink.notices.send(Notice::Object);
+            Ok(Kept::Yes)
+        }
+    }
+}
+
+/// Writes a block into its pack if the ledger wants it or has room for it.
+fn keep_block(sink: &Sink, id: BlockId, hash: Blake3, octets: &[u8]) -> anyhow::Result<Kept> {
+    let bytes = octets.len() as u32;
+    match sink.ledger.claim(&id) {
+        Claim::Wanted(wanted) if (wanted.hash, wanted.bytes) != (hash, bytes) => {
+            return Ok(Kept::Never(format!("it has BLAKE3 {hash}, the signed index says {}", wanted.hash)));
+        }
+        Claim::NoRoom => {
+            let why = "no index names it yet, and too much of the kind is here already; import the medium again later";
+            return Ok(Kept::NotNow(why.to_owned()));
+        }
+        Claim::Wanted(_) | Claim::Unknown => {}
+    }
+    if !sink.ledger.holds(&NeededBlock { id, bytes, hash }) {
+        sink.packs.write_at(id.pack, id.offset(), octets)?;
+        sink.ledger.written(id, hash, bytes);
+    }
+    let _ = sink.notices.send(Notice::Held(vec![id]));
+    let _ = sink.orders.send(Order::Done(vec![id]));
+    Ok(Kept::Yes)
+}
+
+/// Refuses a manifest that no sender has written.
+fn check_manifest_size(octets: &[u8]) -> anyhow::Result<()> {
+    if octets.len() > MANIFEST_BYTES_MAX {
+        anyhow::bail!("the manifest has {} octets, the limit is {MANIFEST_BYTES_MAX}", octets.len());
+    }
+    Ok(())
+}

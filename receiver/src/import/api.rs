@@ -1,0 +1,100 @@
+//! What the command asks of the daemon.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::routing::post;
+use axum::{Json, Router};
+use bytes::{Buf, Bytes};
+use diodesync::id::ExportId;
+use diodesync_control::ApiError;
+use http_body_util::BodyExt;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use super::{Offered, Summary, Taken, check_manifest_size};
+use crate::api::Daemon;
+
+/// The handlers.
+pub fn router() -> Router<Arc<Daemon>> {
+    Router::new()
+        .route("/v1/imports", post(begin))
+        .route("/v1/imports/{export}/resume", post(resume))
+        .route("/v1/imports/{export}/slots", post(slots).layer(DefaultBodyLimit::disable()))
+        .route("/v1/imports/{export}/finish", post(finish))
+}
+
+async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> Result<Json<T>, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(Json(done.map_err(|error| ApiError::refused(format!("the import crashed: {error}")))??))
+}
+
+async fn begin(State(daemon): State<Arc<Daemon>>, manifest: Bytes) -> Result<Json<Offered>, ApiError> {
+    on_thread(move || {
+        check_manifest_size(&manifest)?;
+        daemon.imports.begin(&manifest)
+    })
+    .await
+}
+
+async fn resume(
+    State(daemon): State<Arc<Daemon>>,
+    Path(export): Path<ExportId>,
+) -> Result<Json<Offered>, ApiError> {
+    on_thread(move || daemon.imports.resume(export)).await
+}
+
+#[derive(Debug, Deserialize)]
+struct First {
+    first: u32,
+}
+
+async fn slots(
+    State(daemon): State<Arc<Daemon>>,
+    Path(export): Path<ExportId>,
+    Query(First { first }): Query<First>,
+    mut body: Body,
+) -> Result<Json<Taken>, ApiError> {
+    let (sender, mut chunks) = mpsc::channel::<Bytes>(16);
+    let work = tokio::spawn(on_thread(move || {
+        let mut rest = Bytes::new();
+        // What broke off is a file that ends there.
+        daemon.imports.take(export, first, |out| {
+            let mut filled = 0;
+            while let Some(place) = out.get_mut(filled..).filter(|place| !place.is_empty()) {
+                while rest.is_empty() {
+                    match chunks.blocking_recv() {
+                        Some(chunk) => rest = chunk,
+                        None => return Ok(filled),
+                    }
+                }
+                let length = place.len().min(rest.len());
+                if let Some(place) = place.get_mut(..length) {
+                    rest.copy_to_slice(place);
+                }
+                filled += length;
+            }
+            Ok(filled)
+        })
+    }));
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else { continue };
+        if sender.send(data).await.is_err() {
+            // More than the layout has, or an error. Who still writes must be read from, or never reads why.
+            tokio::spawn(async move { while let Some(Ok(_)) = body.frame().await {} });
+            break;
+        }
+    }
+    drop(sender);
+    work.await.map_err(|error| ApiError::refused(format!("the import crashed: {error}")))?
+}
+
+async fn finish(
+    State(daemon): State<Arc<Daemon>>,
+    Path(export): Path<ExportId>,
+) -> Result<Json<Summary>, ApiError> {
+    on_thread(move || daemon.imports.finish(export)).await
+}
