@@ -185,3 +185,62 @@ fn what_is_missing_after_the_last_round_is_named() {
     slow.pair.wait_published(2, 2 * MINUTE).unwrap();
     slow.pair.mirror().unwrap().compare_files(&slow.expected).unwrap();
 }
+
+/// Changes one octet in each of these blocks of the only pack of a side, where its file reaches so far.
+fn garble(packs: &std::path::Path, blocks: std::ops::Range<u64>) {
+    use std::os::unix::fs::FileExt;
+    let packs: Vec<_> = std::fs::read_dir(packs).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(packs.len(), 1, "{packs:?}");
+    let pack = std::fs::File::options().read(true).write(true).open(&packs[0]).unwrap();
+    for at in blocks.map(|block| (block << 20) + 5000) {
+        let mut octet = [0];
+        if pack.read_exact_at(&mut octet, at).is_ok() {
+            pack.write_all_at(&[octet[0] ^ 1], at).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_the_disk_changed_before_publication_comes_again() {
+    let _alone = alone();
+    let mut slow = Slow::new("garbled-high", 4);
+    slow.pair.start().unwrap();
+    slow.release();
+    slow.wait_held(7);
+    slow.pair.high.kill_9().unwrap();
+    garble(&slow.pair.high.dir().join("packs"), 0..4);
+    slow.pair.high.start().unwrap();
+    slow.finish();
+    assert!(slow.pair.high.log().contains("the disk has changed it"), "nothing says so");
+}
+
+#[test]
+fn what_the_disk_changed_before_it_was_sent_is_not_sent() {
+    let _alone = alone();
+    let mut slow = Slow::new("garbled-low", 2);
+    slow.pair.low.set(&["lane", "rate"], "200mbit").unwrap();
+    slow.pair.low.start().unwrap();
+    slow.pair.low.ok(&["submit", "files", slow.pair.dir.join("tree").to_str().unwrap()]).unwrap();
+    slow.pair.low.kill_9().unwrap();
+    let packs = slow.pair.low.dir().join("packs");
+    garble(&packs, 3..5);
+    slow.pair.start().unwrap();
+    slow.pair.low.ok(&["release"]).unwrap();
+    wait_for("the receiver says what lacks", 2 * MINUTE, || {
+        let status = slow.pair.high_status()?;
+        Ok(status.release("main", 1).filter(|release| release.state == ReleaseState::Incomplete).map(
+            |release| {
+                assert_eq!(release.blocks_needed - release.blocks_held, 2);
+            },
+        ))
+    })
+    .unwrap();
+    let low = slow.pair.low_status().unwrap();
+    assert!(low.alarms.iter().any(|alarm| alarm.id == "packs-unreadable"), "{:?}", low.alarms);
+    assert!(slow.pair.low.log().contains("does not hold what was submitted: block 3"));
+    // From a backup.
+    garble(&packs, 3..5);
+    slow.pair.low.ok(&["release", "--full"]).unwrap();
+    slow.pair.wait_published(2, 2 * MINUTE).unwrap();
+    slow.pair.mirror().unwrap().compare_files(&slow.expected).unwrap();
+}
