@@ -28,7 +28,10 @@ impl FromStr for ImageRepository {
             return no("it is longer than 255 octets");
         }
         let Some((registry, repository)) = text.split_once('/') else {
-            return no("expected REGISTRY/REPOSITORY, like ghcr.io/coder/coder");
+            return no(
+                "expected REGISTRY/REPOSITORY, like ghcr.io/coder/coder, or docker.io/library/NAME for an image of \
+                       Docker Hub",
+            );
         };
         if !is_host(registry) || !(registry.contains(['.', ':']) || registry == "localhost") {
             return no("what is before the first / is not a registry's lower-case host name; \

@@ -9,6 +9,7 @@
 //! | [`weather`] | a one-way UDP path in user space, with seeded bad weather |
 //! | [`netns`] | a one-way path between two network namespaces |
 //! | [`provider`] | a Terraform provider release as a registry has it, signed |
+//! | [`oci`] | container images, signed, and the real `skopeo` and `podman` |
 //! | [`terraform`] | the real `terraform`, in an empty environment |
 //! | [`tree`] | file trees that are the same in every run, and their digests |
 //! | [`https`] | a small HTTPS client that trusts one CA |
@@ -20,6 +21,7 @@ pub mod https;
 pub mod mirror;
 pub mod netns;
 pub mod nonces;
+pub mod oci;
 pub mod prng;
 pub mod provider;
 pub mod scratch;
