@@ -7,9 +7,9 @@ mod sled;
 
 use thiserror::Error;
 
-pub use self::sled::SledJournal;
+pub use self::sled::{Revived, SledJournal};
 pub use memory::MemoryJournal;
-pub use record::{HeldBlock, Key, Progress, Record, RecordError, SequenceFloor};
+pub use record::{CheckedBlob, HeldBlock, Key, Progress, Record, RecordError, SequenceFloor};
 
 /// The journal could not be read or written.
 #[derive(Debug, Error)]
@@ -22,6 +22,14 @@ pub enum JournalError {
         /// Its folder.
         dir: String,
         /// What it said.
+        why: String,
+    },
+    /// There is none at present; it is opened again later.
+    #[error("the journal in {dir} is closed: {why}")]
+    Closed {
+        /// Its folder.
+        dir: String,
+        /// Why.
         why: String,
     },
     /// A record cannot be read.

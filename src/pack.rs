@@ -4,12 +4,19 @@
 //! [`fact`] is a small file that must not be lost.
 
 pub mod fact;
+mod space;
+mod sparse;
 mod store;
+pub mod verify;
 
 use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::id::BlockId;
+
+pub use space::{Disk, NoSpace, Space};
+pub use sparse::BlockRanges;
 pub use store::{Blobs, PackStore};
 
 /// A file operation failed.
@@ -36,6 +43,17 @@ pub enum PackError {
         /// What is wrong.
         why: &'static str,
     },
+    /// A block is known not to be what it was, and is not read until it is mended.
+    #[error("block {block} in {path} is damaged and is not read before it is mended", path = path.display())]
+    Condemned {
+        /// The block.
+        block: BlockId,
+        /// Its pack.
+        path: PathBuf,
+    },
+    /// It would not fit.
+    #[error(transparent)]
+    NoSpace(#[from] NoSpace),
 }
 
 impl PackError {
@@ -43,6 +61,16 @@ impl PackError {
     pub fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { what, path, source }
+    }
+
+    /// Whether there is no room on the file system.
+    pub fn is_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        match self {
+            Self::Io { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded),
+            Self::NoSpace(_) => true,
+            Self::Damaged { .. } | Self::Condemned { .. } => false,
+        }
     }
 
     /// Whether the file is not there.

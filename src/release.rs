@@ -6,6 +6,7 @@ pub mod image;
 pub mod index;
 pub mod name;
 pub mod provider;
+pub mod retention;
 
 pub use index::{Artifact, ArtifactKind, Blob, Extent, Index, IndexError, PackRun};
 pub use name::{

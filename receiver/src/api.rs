@@ -1,23 +1,29 @@
 //! The control interface: what the commands, and later a dashboard, ask of the daemon.
 
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use diodesync::id::{Channel, LinkId};
+use diodesync::id::{BlockId, Channel, LinkId};
+use diodesync::journal::SledJournal;
+use diodesync::pack::{Disk, PackError, PackStore};
 use diodesync::quantity::Span;
-use diodesync_control::clock_ms;
+use diodesync_control::{ApiError, VerifyJob, VerifyState, clock_ms};
 
 use crate::config::Config;
+use crate::handover::Notice;
 use crate::import::{self, Imports};
-use crate::lane::{LaneShared, View as LaneView};
-use crate::publish::{PublishShared, Stage, View as PublishView};
+use crate::lane::{LaneShared, Ledger, View as LaneView};
+use crate::publish::{DamagedRelease, PublishShared, Stage, View as PublishView};
 use crate::serve::SiteHandle;
 use crate::status::{
     Alarm, ChannelStatus, LaneStatus, Missing, MissingRelease, ReleaseStatus, Status, ranges,
 };
+
+use crate::verify::verify;
 
 /// Silence after which there is an alarm: sessions come every 250 ms and beacons every second.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -43,6 +49,16 @@ pub struct Daemon {
     pub site: SiteHandle,
     /// What comes on removable media.
     pub imports: Imports,
+    /// Bulk data.
+    pub packs: Arc<PackStore>,
+    /// Which blocks are there.
+    pub ledger: Arc<Ledger>,
+    /// Progress.
+    pub journal: Arc<SledJournal>,
+    /// Notices for the publisher.
+    pub notices: Sender<Notice>,
+    /// `verify`.
+    pub verify: VerifyJob,
 }
 
 /// The handlers.
@@ -51,6 +67,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/missing", get(missing))
         .merge(import::router())
+        .route("/v1/verify", get(verify_state).post(start_verify))
         .with_state(daemon)
 }
 
@@ -62,6 +79,19 @@ async fn missing(State(daemon): State<Arc<Daemon>>) -> Json<Missing> {
     Json(daemon.missing())
 }
 
+async fn verify_state(State(daemon): State<Arc<Daemon>>) -> Json<VerifyState> {
+    Json(daemon.verify.state())
+}
+
+async fn start_verify(State(daemon): State<Arc<Daemon>>) -> Result<Json<VerifyState>, ApiError> {
+    let work = daemon.clone();
+    daemon.verify.start(move |progress| {
+        let Daemon { config, packs, ledger, notices, .. } = &*work;
+        Ok(serde_json::to_value(verify(&config.dir, packs, ledger, notices, progress)?)?)
+    })?;
+    Ok(Json(daemon.verify.state()))
+}
+
 impl Daemon {
     fn status(&self) -> Status {
         let (lane, publish) = (self.lane.view(), self.publish.view());
@@ -70,6 +100,9 @@ impl Daemon {
             i64::try_from(i128::from(beacon.clock_ms) - i128::from(*then)).unwrap_or(i64::MAX)
         });
         let channels = self.channels(&publish);
+        let disk = self.packs.disk(publish.freed.0);
+        let mut alarms = self.alarms(clock_ms, skew_ms, &lane, &publish, &channels);
+        alarms.extend(self.storage_alarms(&publish, &disk));
         Status {
             side: "receiver".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -77,7 +110,8 @@ impl Daemon {
             clock_ms,
             skew_ms,
             trust_expires_s: publish.trust_expires_s,
-            alarms: self.alarms(clock_ms, skew_ms, &lane, &publish, &channels),
+            disk: disk.ok(),
+            alarms,
             lanes: vec![self.lane_status(&lane)],
             channels,
         }
@@ -123,15 +157,29 @@ impl Daemon {
             let served = site.releases().iter().filter(|index| index.channel == channel).map(|index| {
                 let blocks = index.blocks().count();
                 let bytes = index.blocks().map(|block| u64::from(block.bytes)).sum();
+                let is_it = |damaged: &&DamagedRelease| {
+                    (&damaged.channel, damaged.number) == (&index.channel, index.number)
+                };
+                let lacking: &[BlockId] =
+                    publish.damaged.iter().find(is_it).map_or(&[], |damaged| &damaged.lacking.blocks);
+                let lacks = |id: &BlockId| lacking.binary_search(id).is_ok();
+                let lost = index.blocks().filter(|block| !lacking.is_empty() && lacks(&block.id));
+                let lost_bytes: u64 = lost.map(|block| u64::from(block.bytes)).sum();
+                let reason = (!lacking.is_empty()).then(|| {
+                    format!(
+                        "{} of its blocks are damaged or gone and not served; see: diode-receiver missing",
+                        lacking.len()
+                    )
+                });
                 ReleaseStatus {
                     number: index.number,
-                    state: "published".to_owned(),
+                    state: if reason.is_some() { "damaged" } else { "published" }.to_owned(),
                     artifacts: index.artifacts.len(),
                     blocks_needed: blocks,
-                    blocks_held: blocks,
+                    blocks_held: blocks - lacking.len(),
                     bytes_needed: bytes,
-                    bytes_held: bytes,
-                    reason: None,
+                    bytes_held: bytes - lost_bytes,
+                    reason,
                 }
             });
             let arriving =
@@ -143,6 +191,7 @@ impl Daemon {
                         let why = format!("its last round is over and {lacking} blocks are lacking; see: diode-receiver missing");
                         ("incomplete", Some(why))
                     }
+                        Stage::NoSpace(why) => ("no-space", Some(why.clone())),
                         Stage::Checking => ("checking", None),
                         Stage::Refused(why) => ("refused", Some(why.clone())),
                     };
@@ -182,6 +231,14 @@ impl Daemon {
                 artifacts: arrival.lacking.artifacts.clone(),
             })
             .collect();
+        releases.extend(publish.damaged.iter().map(|damaged| MissingRelease {
+            channel: damaged.channel.clone(),
+            number: damaged.number,
+            index: false,
+            blocks: ranges(&damaged.lacking.blocks),
+            block_count: damaged.lacking.blocks.len(),
+            artifacts: damaged.lacking.artifacts.clone(),
+        }));
         // A release whose rounds are over and of which not even the index came.
         for channel in publish.beacon.iter().flat_map(|(beacon, _)| &beacon.channels) {
             let arriving = publish.arrivals.iter().filter(|arrival| arrival.channel == channel.channel);
@@ -200,6 +257,51 @@ impl Daemon {
             }
         }
         Missing { releases }
+    }
+
+    /// What is wrong with the disk, and what came of it.
+    fn storage_alarms(&self, publish: &PublishView, disk: &Result<Disk, PackError>) -> Vec<Alarm> {
+        let mut alarms = Vec::new();
+        let mut alarm = |id: &str, text: String| alarms.push(Alarm { id: id.to_owned(), text });
+        match disk {
+            Ok(disk) => disk.alarm().into_iter().for_each(|text| alarm("disk-full", text)),
+            Err(error) => alarm("disk", error.to_string()),
+        }
+        for arrival in &publish.arrivals {
+            if let Stage::NoSpace(why) = &arrival.stage {
+                let text = format!(
+                    "release {} {} is held: {why}. It goes on by itself",
+                    arrival.channel, arrival.number
+                );
+                alarm("no-space", text);
+            }
+        }
+        if let Some(why) = self.ledger.trouble() {
+            alarm("blocks-not-written", why);
+        }
+        if let Some(why) = self.journal.failure() {
+            let text = format!(
+                "the journal is closed: {why}. Nothing is lost and everything goes on; it is opened again by itself, and \
+                 until then a restart means hashing what is in the packs"
+            );
+            alarm("journal", text);
+        }
+        if let Some(why) = &publish.retention_failure {
+            alarm("retention", format!("what is not kept cannot be given back: {why}"));
+        }
+        for damaged in &publish.damaged {
+            let text = format!(
+                "release {} {}: {} blocks are damaged or gone, {} artifacts in them are not served: look at the disk, and \
+                 on the low side: diode-sender release --full --channel {}. They are named by: diode-receiver missing",
+                damaged.channel,
+                damaged.number,
+                damaged.lacking.blocks.len(),
+                damaged.lacking.artifacts.len(),
+                damaged.channel
+            );
+            alarm("damaged", text);
+        }
+        alarms
     }
 
     fn alarms(

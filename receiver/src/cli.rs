@@ -5,11 +5,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use diodesync::pack::verify::Report;
 use diodesync::quantity::{BitsPerS, Bytes};
-use diodesync_control::{Client, Progress};
+use diodesync_control::{Client, Progress, ask_verify};
 
 use crate::config::Config;
 use crate::status::{Missing, Status};
+use crate::verify::MEND;
 use crate::{import, init, run};
 
 #[derive(Debug, Parser)]
@@ -74,6 +76,11 @@ enum Command {
         #[command(flatten)]
         args: import::ImportArgs,
     },
+    /// Compare everything that is kept with its digests; exit code 1 if something is damaged
+    Verify {
+        #[command(flatten)]
+        common: Common,
+    },
     /// Name what a release still lacks after its last round
     Missing {
         #[command(flatten)]
@@ -124,6 +131,16 @@ async fn ask(command: Command) -> anyhow::Result<()> {
             } else {
                 print!("{}", serde_json::from_value::<Missing>(answer)?.to_text());
             }
+        }
+        Command::Verify { common } => {
+            let answer = ask_verify(&client(&common)?).await?;
+            let report: Report = serde_json::from_value(answer.clone())?;
+            if common.json {
+                println!("{answer:#}");
+            } else {
+                print!("{}", report.to_text(MEND));
+            }
+            anyhow::ensure!(report.is_clean(), "damage was found");
         }
         Command::Init { .. } | Command::Pair { .. } | Command::Run { .. } => {}
     }

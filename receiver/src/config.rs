@@ -1,10 +1,14 @@
 //! `receiver.toml`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use serde::Deserialize;
+use diodesync::id::Channel;
+use diodesync::quantity::parse_bytes;
+use diodesync::release::retention::KEEP_DEFAULT;
+use serde::{Deserialize, Deserializer};
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -14,8 +18,48 @@ pub struct Config {
     pub dir: PathBuf,
     /// The one-way paths.
     pub lane: Vec<Lane>,
+    /// Room on the disk.
+    #[serde(default)]
+    pub space: Space,
+    /// Channels of which something else holds than the defaults.
+    #[serde(default)]
+    pub channel: Vec<ChannelConfig>,
     /// The mirror.
     pub serve: Serve,
+}
+
+/// Room on the disk.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Space {
+    /// Octets that bulk data leaves free on the file system of the packs.
+    #[serde(deserialize_with = "bytes")]
+    pub reserve: u64,
+}
+
+impl Default for Space {
+    fn default() -> Self {
+        Self { reserve: 1_000_000_000 }
+    }
+}
+
+/// What is particular to a channel.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelConfig {
+    /// Its name.
+    pub name: Channel,
+    /// Releases that are kept, the one in use among them.
+    #[serde(default = "default_keep")]
+    pub keep: usize,
+}
+
+fn default_keep() -> usize {
+    KEEP_DEFAULT
+}
+
+fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    parse_bytes(&String::deserialize(d)?).map_err(serde::de::Error::custom)
 }
 
 /// A one-way UDP path.
@@ -60,10 +104,16 @@ impl Config {
         if config.serve.certificate.is_some() != config.serve.key.is_some() {
             bail!("serve: certificate and key belong together; give both or neither");
         }
+        check_keep(&config.channel)?;
         if config.serve.hosts.is_empty() {
             bail!("serve: hosts is empty; give at least the name under which clients reach this mirror");
         }
         Ok(config)
+    }
+
+    /// Releases that each channel keeps, where that is configured.
+    pub fn keep(&self) -> BTreeMap<Channel, usize> {
+        self.channel.iter().map(|channel| (channel.name.clone(), channel.keep)).collect()
     }
 
     /// The control socket.
@@ -89,9 +139,33 @@ hosts = {hosts:?}
 # The site's own certificate in place of ours:
 # certificate = "/etc/ssl/mirror.pem"
 # key = "/etc/ssl/private/mirror.key"
+
+# Room that blocks leave free on the file system of the packs.
+# [space]
+# reserve = "1GB"
+
+# Releases that a channel keeps: the published one and those before it, for a while.
+#[[channel]]
+#name = "main"
+#keep = 2
 "#
         )
     }
+}
+
+fn check_keep(channels: &[ChannelConfig]) -> anyhow::Result<()> {
+    for (at, channel) in channels.iter().enumerate() {
+        if channel.keep == 0 {
+            bail!(
+                "channel {}: keep is 0, expected 1 or more: the release in use is always kept",
+                channel.name
+            );
+        }
+        if channels.iter().take(at).any(|other| other.name == channel.name) {
+            bail!("channel {} is configured twice", channel.name);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -112,6 +186,9 @@ mod tests {
         for (bad, expected) in [
             (format!("{good}hots = ['x']\n"), "unknown field `hots`"),
             (format!("{good}certificate = '/a'\n"), "belong together"),
+            (format!("{good}[space]\nreserve = '1 lot'\n"), "expected a size"),
+            (format!("{good}[[channel]]\nname = 'main'\nkeep = 0\n"), "keep is 0"),
+            (format!("{good}[[channel]]\nname = 'a'\n[[channel]]\nname = 'a'\n"), "configured twice"),
             (good.replace("['h']", "[]"), "hosts is empty"),
             (good.replace("0.0.0.0:1", "nowhere"), "line 4"),
         ] {

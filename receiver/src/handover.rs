@@ -19,6 +19,8 @@ pub enum Notice {
     Held(Vec<BlockId>),
     /// A beacon came.
     Beacon(Box<Beacon>),
+    /// These blocks are not what they were (from `verify`).
+    Damaged(Vec<BlockId>),
 }
 
 /// From the publisher to the lane.

@@ -326,16 +326,22 @@ fn keep_block(sink: &Sink, id: BlockId, hash: Blake3, octets: &[u8]) -> anyhow::
     let bytes = octets.len() as u32;
     match sink.ledger.claim(&id) {
         Claim::Wanted(wanted) if (wanted.hash, wanted.bytes) != (hash, bytes) => {
+            sink.ledger.gave_up(&id);
             return Ok(Kept::Never(format!("it has BLAKE3 {hash}, the signed index says {}", wanted.hash)));
         }
         Claim::NoRoom => {
-            let why = "no index names it yet, and too much of the kind is here already; import the medium again later";
+            let why = "no index names it yet and too much of the kind is here already, or its pack is being worked on; \
+                       import the medium again later";
             return Ok(Kept::NotNow(why.to_owned()));
         }
+        Claim::NoSpace(why) => return Ok(Kept::NotNow(format!("{why}; then import the medium again"))),
         Claim::Wanted(_) | Claim::Unknown => {}
     }
-    if !sink.ledger.holds(&NeededBlock { id, bytes, hash }) {
-        sink.packs.write_at(id.pack, id.offset(), octets)?;
+    if sink.ledger.holds(&NeededBlock { id, bytes, hash }) {
+        sink.ledger.gave_up(&id);
+    } else {
+        let written = sink.packs.write_at(id.pack, id.offset(), octets);
+        written.inspect_err(|_| sink.ledger.gave_up(&id))?;
         sink.ledger.written(id, hash, bytes);
     }
     let _ = sink.notices.send(Notice::Held(vec![id]));

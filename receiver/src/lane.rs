@@ -213,7 +213,10 @@ impl Lane {
     fn adopt(&mut self, now: Instant, session: PendingSession) {
         let number = session.number;
         if let Err(error) = fact::write(&self.session_path, number.to_string().as_bytes()) {
-            tracing::error!(%error, "the session's number cannot be recorded; the session is not accepted");
+            // It is offered four times a second.
+            if self.refused_session.as_ref().is_none_or(|(why, _)| *why != error.to_string()) {
+                tracing::error!(%error, "the session's number cannot be recorded; the session is not accepted");
+            }
             self.refused_session = Some((error.to_string(), now));
             return;
         }
@@ -230,8 +233,10 @@ impl Lane {
             match action {
                 Action::Ready(key, block) => self.workers.decode(key, block),
                 Action::Spill(key, block) => {
-                    if let Err(error) = self.partials.put(&key, &block) {
-                        tracing::warn!(%error, object = %key.object, "its symbols are lost; they must come again");
+                    let bytes = u64::from(key.oti.transfer_bytes());
+                    let room = self.input.packs.admit("blocks that are not complete", bytes);
+                    if let Err(error) = room.and_then(|()| self.partials.put(&key, &block)) {
+                        self.input.ledger.note_trouble(error.to_string());
                     }
                 }
                 Action::Load(key) => match self.partials.take(&key) {
@@ -283,7 +288,7 @@ impl Lane {
                     let _ = self.input.notices.send(Notice::Object);
                 }
                 Err(error) => {
-                    tracing::error!(%error, %object, "it came and cannot be kept; it must come again");
+                    self.input.ledger.note_trouble(format!("{object}: {error}"));
                     self.collect_again(object, oti.source_blocks());
                 }
             },
@@ -351,7 +356,7 @@ impl Lane {
         let Some((session, end)) = self.intake.position() else { return };
         let floor = SequenceFloor { session, floor: end.saturating_sub(REPLAY_WINDOW) };
         if let Err(error) = self.input.journal.write(&Key::Floor(self.input.config.name.clone()), &floor) {
-            tracing::warn!(%error, "the place in the session is not journalled");
+            tracing::debug!(%error, "the place in the session is not journalled");
         }
     }
 }

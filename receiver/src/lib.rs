@@ -22,5 +22,6 @@ mod publish;
 mod run;
 mod serve;
 mod status;
+mod verify;
 
 pub use cli::main;

@@ -8,22 +8,24 @@
 //! served stays.
 
 mod arrival;
+mod damage;
 #[cfg(test)]
 mod every_byte;
 mod facts;
 mod image;
 mod proof;
+mod retention;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
-use diodesync::id::{BlockId, Channel, ReleaseNo, Sha256};
-use diodesync::journal::{Journal, Key, Record, SledJournal};
+use anyhow::Context;
+use diodesync::id::{Blake3, BlockId, Channel, ReleaseNo, Sha256};
+use diodesync::journal::{CheckedBlob, Journal, Key, Record, SledJournal};
 use diodesync::pack::{PackError, PackStore};
 use diodesync::release::index::{Index, NeededBlock};
 use diodesync::trust::{Bundle, Target, TrustState, target_name, verify, verify_timestamp};
@@ -35,7 +37,9 @@ use crate::lane::Ledger;
 use crate::serve::{Site, SiteHandle};
 use arrival::Arrival;
 pub use arrival::{ArrivalView, Stage};
-use facts::Facts;
+pub use damage::DamagedRelease;
+pub use facts::Facts;
+use retention::Retention;
 
 /// The longest time without a look at the inbox and the ledger.
 const TICK: Duration = Duration::from_millis(100);
@@ -75,6 +79,12 @@ pub struct View {
     pub looking_for: usize,
     /// Why the publisher cannot go on.
     pub failure: Option<String>,
+    /// Why releases that are not kept cannot be forgotten.
+    pub retention_failure: Option<String>,
+    /// Octets and blocks that were given back since the start.
+    pub freed: (u64, u64),
+    /// Releases that are served, or kept, and lack blocks.
+    pub damaged: Vec<DamagedRelease>,
 }
 
 impl PublishShared {
@@ -110,16 +120,25 @@ pub struct PublishInput {
     pub orders: Sender<Order>,
     /// What is served.
     pub site: SiteHandle,
+    /// Releases that each channel keeps.
+    pub keep: BTreeMap<Channel, usize>,
 }
 
 /// What is published at the start, before anything is judged: the facts, nothing else.
 pub fn restore_site(dir: &std::path::Path, packs: &Arc<PackStore>) -> anyhow::Result<Site> {
     let facts = Facts::open(dir)?;
-    let mut releases = Vec::new();
+    let (mut releases, mut kept) = (Vec::new(), Vec::new());
     for (channel, number) in facts.published()? {
         releases.push(Arc::new(facts.index(&channel, number)?));
+        let known = facts.numbers(&channel)?;
+        for before in facts.before(&channel)? {
+            if before != number && known.contains(&before) {
+                kept.push(Arc::new(facts.index(&channel, before)?));
+            }
+        }
     }
-    Site::new(releases, packs.clone()).context("what was published cannot be served")
+    let site = Site::new(releases, packs.clone()).context("what was published cannot be served")?;
+    Ok(site.keeping(kept))
 }
 
 /// Starts the publisher's thread.
@@ -132,7 +151,7 @@ pub fn start(shared: Arc<PublishShared>, input: PublishInput) -> anyhow::Result<
 }
 
 /// A publisher that knows what it knew before the stop.
-fn open(shared: Arc<PublishShared>, input: PublishInput) -> anyhow::Result<Publisher> {
+fn open(shared: Arc<PublishShared>, mut input: PublishInput) -> anyhow::Result<Publisher> {
     let facts = Facts::open(&input.dir)?;
     let trust = facts.trust()?.unwrap_or_else(|| input.root.clone());
     let mut publisher = Publisher {
@@ -144,6 +163,10 @@ fn open(shared: Arc<PublishShared>, input: PublishInput) -> anyhow::Result<Publi
         doubted: HashSet::new(),
         is_restoring: true,
         unnamed: BTreeMap::new(),
+        retention: Retention::new(std::mem::take(&mut input.keep)),
+        served: Vec::new(),
+        is_damage_stale: true,
+        space_due: Instant::now(),
         sender_ms: 0,
         committed: Instant::now(),
         facts,
@@ -165,8 +188,8 @@ struct Publisher {
     published: BTreeMap<Channel, ReleaseNo>,
     /// Releases that were accepted and are not published, the newest of each channel.
     arrivals: BTreeMap<Channel, Arrival>,
-    /// Blobs whose SHA-256 was found right.
-    checked: HashSet<Sha256>,
+    /// Blobs whose SHA-256 was found right, and in which place.
+    checked: HashMap<Sha256, Blake3>,
     /// Blocks to be looked for in the packs.
     to_rescan: Vec<NeededBlock>,
     /// Blocks that were there before the start and were not looked at since.
@@ -175,6 +198,13 @@ struct Publisher {
     is_restoring: bool,
     /// Indexes that no accepted metadata names, and when they were first seen, milliseconds since 1970.
     unnamed: BTreeMap<ObjectId, u64>,
+    retention: Retention,
+    /// Everything that was served since the start, as long as somebody reads it.
+    served: Vec<Weak<Index>>,
+    /// Whether it has to be looked again what the served releases lack.
+    is_damage_stale: bool,
+    /// When there is the next look at what is free.
+    space_due: Instant,
     /// The newest authenticated clock of the sender.
     sender_ms: u64,
     committed: Instant,
@@ -183,12 +213,16 @@ struct Publisher {
 impl Publisher {
     /// Takes up what was accepted before.
     fn restore(&mut self) -> anyhow::Result<()> {
-        for (key, _) in self.input.journal.scan(Key::CHECKED)? {
-            self.checked.extend(Key::checked_of(&key));
+        // What it does not know is hashed again.
+        for (key, value) in self.input.journal.scan(Key::CHECKED).unwrap_or_default() {
+            if let (Some(digest), Ok(checked)) = (Key::checked_of(&key), CheckedBlob::from_value(&value)) {
+                self.checked.insert(digest, checked.place);
+            }
         }
-        for (channel, number) in self.published.clone() {
-            let index = self.facts.index(&channel, number)?;
+        let site = self.input.site.load();
+        for index in site.kept().iter().chain(site.releases()) {
             self.to_rescan.extend(self.input.ledger.want(index.blocks()));
+            self.served.push(Arc::downgrade(index));
         }
         if !self.to_rescan.is_empty() {
             let blocks = self.to_rescan.len();
@@ -250,13 +284,16 @@ impl Publisher {
             self.take(notice)?;
         }
         self.rescan_some();
+        self.measure_space()?;
         self.hash_some()?;
         if self.committed.elapsed() >= COMMIT_INTERVAL {
             self.input.ledger.commit()?;
             self.committed = Instant::now();
         }
         self.publish_what_is_whole()?;
+        self.look_for_damage();
         self.update_view();
+        self.retain_some();
         Ok(())
     }
 
@@ -268,10 +305,15 @@ impl Publisher {
                 Ok(())
             }
             Notice::Beacon(beacon) => self.take_beacon(*beacon),
+            Notice::Damaged(blocks) => {
+                self.take_damage(blocks);
+                Ok(())
+            }
         }
     }
 
     fn take_blocks(&mut self, blocks: &[BlockId]) {
+        self.is_damage_stale |= self.mends(blocks);
         let mut wrong = Vec::new();
         for arrival in self.arrivals.values_mut() {
             wrong.extend(blocks.iter().filter(|id| !arrival.block_was_written(id, &self.input.ledger)));
@@ -467,6 +509,8 @@ impl Publisher {
         }
         let _ = self.input.orders.send(Order::Missing(missing.iter().map(|block| block.id).collect()));
         self.to_rescan.extend(missing);
+        self.space_due = Instant::now();
+        self.retention.hurry();
     }
 
     /// What was there before the start is looked at once more before it is published: its disk may have changed it, and
@@ -510,16 +554,18 @@ impl Publisher {
         let mut rows = Vec::new();
         for arrival in self.arrivals.values_mut() {
             while started.elapsed() < HASHING_SLICE {
-                let Some(digest) = arrival.check_next(&self.input.packs)? else { break };
-                self.checked.insert(digest);
-                rows.push((
-                    Key::Checked(digest).encode(),
-                    Some(().to_value().map_err(diodesync::journal::JournalError::from)?),
-                ));
+                let Some((digest, place)) = arrival.check_next(&self.input.packs)? else { break };
+                self.checked.insert(digest, place);
+                let record =
+                    CheckedBlob { place }.to_value().map_err(diodesync::journal::JournalError::from)?;
+                rows.push((Key::Checked(digest).encode(), Some(record)));
             }
         }
-        if !rows.is_empty() {
-            self.input.journal.apply(rows)?;
+        // If it takes none, they are hashed again after the next start.
+        if !rows.is_empty()
+            && let Err(error) = self.input.journal.apply(rows)
+        {
+            tracing::debug!(%error, "checked blobs are not journalled");
         }
         Ok(())
     }
@@ -551,27 +597,37 @@ impl Publisher {
     /// What would be served if this release was published.
     fn site_with(&self, channel: &Channel, index: &Arc<Index>) -> anyhow::Result<Site> {
         let served = self.input.site.load();
-        let (before, others): (Vec<_>, Vec<_>) =
-            served.releases().iter().cloned().partition(|release| release.channel == *channel);
+        let of_channel = |release: &Arc<Index>| release.channel == *channel;
+        let (before, others): (Vec<_>, Vec<_>) = served.releases().iter().cloned().partition(of_channel);
         let site = Site::new(others.into_iter().chain([index.clone()]).collect(), self.input.packs.clone())?;
         // Clients in the middle of a download still find what they were told of.
-        Ok(site.keeping(before))
+        let (kept_before, kept_others): (Vec<_>, Vec<_>) =
+            served.kept().iter().cloned().partition(of_channel);
+        let mut before = [kept_before, before].concat();
+        before.drain(..before.len().saturating_sub(self.retention.keep(channel) - 1));
+        Ok(site.keeping([kept_others, before].concat()))
     }
 
     /// The switch: the fact, then what is served.
     fn switch(&mut self, channel: &Channel) -> anyhow::Result<()> {
-        let Some(arrival) = self.arrivals.get(channel) else { return Ok(()) };
+        let Some(arrival) = self.arrivals.get_mut(channel) else { return Ok(()) };
         let index = arrival.index().clone();
         self.input.ledger.commit()?;
-        if let Some(lacking) = index.blocks().find(|block| !self.input.ledger.holds(block)) {
-            bail!(
-                "block {} of release {} was there and is not any more; this is a bug",
-                lacking.id,
-                index.number
-            );
+        if index.blocks().any(|block| !self.input.ledger.holds(&block)) {
+            // `verify` was faster.
+            *arrival = arrival.again(&self.input.ledger, &self.checked);
+            return Ok(());
         }
         let site = self.site_with(channel, &index)?;
+        if let Some(published) = self.published.get(channel) {
+            let mut before = self.facts.before(channel)?;
+            before.retain(|number| number != published);
+            before.push(*published);
+            self.facts.record_before(channel, &before, self.retention.keep(channel))?;
+        }
         self.facts.record_published(channel, index.number)?;
+        self.served.push(Arc::downgrade(&index));
+        self.retention.hurry();
         self.input.site.switch(Arc::new(site));
         self.published.insert(channel.clone(), index.number);
         self.arrivals.remove(channel);
@@ -587,7 +643,11 @@ impl Publisher {
         let mut view = self.shared.view.lock().unwrap_or_else(PoisonError::into_inner);
         view.published = self.published.clone();
         view.looking_for = self.to_rescan.len();
-        self.is_restoring &= !self.to_rescan.is_empty();
+        if self.is_restoring && self.to_rescan.is_empty() {
+            self.is_restoring = false;
+            self.is_damage_stale = true;
+        }
+        view.freed = (self.retention.freed_bytes, self.retention.freed_blocks);
         // After a start, what is there is not known before the packs were looked through.
         if !self.is_restoring {
             view.arrivals = self.arrivals.values_mut().map(Arrival::view).collect();

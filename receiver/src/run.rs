@@ -32,13 +32,13 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     let (paired, root) = init::load_pairing(&dir)?;
     let _lock = DirLock::take(&dir)?;
     let link = paired.link;
-    let packs = Arc::new(PackStore::open(&dir.join("packs"))?);
+    let packs = Arc::new(PackStore::open(&dir.join("packs"))?.with_reserve(config.space.reserve));
     let (journal, aside) = SledJournal::open(&dir.join("journal"))?;
     if let Some(aside) = aside {
         tracing::warn!(aside = %aside.display(), "the journal was damaged and is rebuilt by hashing what is in the packs");
     }
     let journal = Arc::new(journal);
-    let ledger = Arc::new(Ledger::open(packs.clone(), journal.clone())?);
+    let ledger = Arc::new(Ledger::open(&dir, packs.clone(), journal.clone())?);
     let inbox = Inbox::open(&dir)?;
     let site = SiteHandle::new(Arc::new(publish::restore_site(&dir, &packs)?));
 
@@ -53,6 +53,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     let tls = Tls::load(&config)?;
 
     let (notices, from_lane) = channel();
+    let for_verify = notices.clone();
     let (orders, from_publisher) = channel();
     let import_orders = orders.clone();
     let publish = Arc::new(PublishShared::new());
@@ -66,6 +67,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         notices: from_lane,
         orders,
         site: site.clone(),
+        keep: config.keep(),
     };
     // First, so that the lane knows which blocks are wanted before it writes one.
     let publisher = publish::start(publish.clone(), publish_input)?;
@@ -82,8 +84,8 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         config: config.lane.first().context("there is no lane")?.clone(),
         dir: dir.clone(),
         paired,
-        packs,
-        ledger,
+        packs: packs.clone(),
+        ledger: ledger.clone(),
         journal: journal.clone(),
         inbox,
         notices,
@@ -91,14 +93,26 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     };
     let lane_thread = lane::start(lane.clone(), lane_input)?;
 
-    let daemon =
-        Arc::new(Daemon { config, link, lane: lane.clone(), publish: publish.clone(), site, imports });
+    let daemon = Arc::new(Daemon {
+        config,
+        link,
+        lane: lane.clone(),
+        publish: publish.clone(),
+        site,
+        imports,
+        packs,
+        ledger,
+        journal: journal.clone(),
+        notices: for_verify,
+        verify: Default::default(),
+    });
     let result = runtime.block_on(serve_until_stopped(daemon, listener, tls));
     lane.stop.store(true, Ordering::Relaxed);
     let _ = lane_thread.join();
     publish.stop.store(true, Ordering::Relaxed);
     let _ = publisher.join();
-    journal.flush()?;
+    // One that failed is rebuilt.
+    let _ = journal.flush();
     result
 }
 

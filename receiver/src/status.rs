@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use diodesync::id::{BlockId, Channel, LinkId, PackId, ReleaseNo};
+use diodesync::pack::Disk;
 use diodesync::quantity::{BitsPerS, Bytes, Span};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,8 @@ pub struct Status {
     pub lanes: Vec<LaneStatus>,
     /// Channels.
     pub channels: Vec<ChannelStatus>,
+    /// The disk; none if it cannot be measured.
+    pub disk: Option<Disk>,
     /// What needs an operator.
     pub alarms: Vec<Alarm>,
 }
@@ -93,7 +96,8 @@ pub struct ChannelStatus {
 pub struct ReleaseStatus {
     /// Its number.
     pub number: ReleaseNo,
-    /// arriving, checking, published, incomplete (the last round is over and something is lacking) or refused.
+    /// arriving, checking, published, incomplete (the last round is over and something is lacking), no-space, damaged
+    /// (published, and something was lost since) or refused.
     pub state: String,
     /// Artifacts.
     pub artifacts: usize,
@@ -121,7 +125,7 @@ pub struct Alarm {
 /// The answer of `missing`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Missing {
-    /// Releases that are not whole although all their rounds are over.
+    /// Releases that are not whole although all their rounds are over, and those that were damaged since.
     pub releases: Vec<MissingRelease>,
 }
 
@@ -237,6 +241,9 @@ impl Status {
             if channel.releases.is_empty() {
                 let _ = writeln!(out, "  nothing yet");
             }
+        }
+        if let Some(disk) = &self.disk {
+            let _ = writeln!(out, "\n{}", disk.to_text());
         }
         for alarm in &self.alarms {
             let _ = writeln!(out, "\nALARM {}: {}", alarm.id, alarm.text);

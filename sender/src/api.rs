@@ -1,6 +1,6 @@
 //! The control interface: what the commands, and later a dashboard, ask of the daemon.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Body;
@@ -8,9 +8,10 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use diodesync::id::{Channel, LinkId, Sha256};
+use diodesync::journal::SledJournal;
 use diodesync::link::ReceiverPublic;
-use diodesync::pack::PackStore;
-use diodesync_control::{ApiError, clock_ms, clock_s};
+use diodesync::pack::{Disk, PackError, PackStore};
+use diodesync_control::{ApiError, VerifyJob, VerifyState, clock_ms, clock_s};
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -23,6 +24,7 @@ use crate::lane::LaneShared;
 use crate::release::{self, Cut};
 use crate::status::{Alarm, ChannelStatus, LaneStatus, Status};
 use crate::submit;
+use crate::verify::verify;
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -47,6 +49,14 @@ pub struct Daemon {
     pub receivers: Vec<ReceiverPublic>,
     /// Releases on their way to removable media.
     pub exports: Exports,
+    /// Progress.
+    pub journal: Arc<SledJournal>,
+    /// Octets that retention has given back since the start.
+    pub freed_bytes: AtomicU64,
+    /// Why releases that are not kept cannot be forgotten.
+    pub housekeeping: Mutex<Option<String>>,
+    /// `verify`.
+    pub verify: VerifyJob,
 }
 
 /// The body of a release request.
@@ -71,6 +81,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/held", post(held))
         .route("/v1/submit", post(take_submission))
         .route("/v1/release", post(cut))
+        .route("/v1/verify", get(verify_state).post(start_verify))
         .merge(export::router())
         .layer(DefaultBodyLimit::disable())
         .with_state(daemon)
@@ -132,7 +143,52 @@ async fn cut(
     Ok(Json(work.await.map_err(|error| ApiError::refused(format!("the release crashed: {error}")))??))
 }
 
+async fn verify_state(State(daemon): State<Arc<Daemon>>) -> Json<VerifyState> {
+    Json(daemon.verify.state())
+}
+
+async fn start_verify(State(daemon): State<Arc<Daemon>>) -> Result<Json<VerifyState>, ApiError> {
+    let work = daemon.clone();
+    daemon.verify.start(move |progress| {
+        Ok(serde_json::to_value(verify(&work.config.dir, &work.packs, &work.store, progress)?)?)
+    })?;
+    Ok(Json(daemon.verify.state()))
+}
+
 impl Daemon {
+    /// What is wrong with the disk, and what came of it.
+    fn storage_alarms(&self, disk: &Result<Disk, PackError>) -> Vec<Alarm> {
+        let mut alarms = Vec::new();
+        let mut alarm = |id: &str, text: String| alarms.push(Alarm { id: id.to_owned(), text });
+        match disk {
+            Ok(disk) => disk.alarm().into_iter().for_each(|text| alarm("disk-full", text)),
+            Err(error) => alarm("disk", error.to_string()),
+        }
+        if let Some(why) = self.journal.failure() {
+            let text = format!(
+                "the journal is closed: {why}. Nothing is lost and everything goes on; it is opened again by itself, and \
+                 until then a restart means that the round begins anew"
+            );
+            alarm("journal", text);
+        }
+        if let Some(why) = self.housekeeping.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            alarm("retention", format!("what is not kept cannot be given back: {why}"));
+        }
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let artifacts = store.damaged_artifacts();
+        if let Some(first) = artifacts.first() {
+            let text = format!(
+                "{} blocks in {} are damaged or gone and are not sent; in them lie {} artifacts, like {first}. Look at the \
+                 disk, and submit them again; diode-sender verify names all of them",
+                store.catalog.condemned().len(),
+                self.packs.dir().display(),
+                artifacts.len()
+            );
+            alarm("packs-damaged", text);
+        }
+        alarms
+    }
+
     /// What `status` answers.
     pub fn status(&self) -> Status {
         let view = self.lane.view();
@@ -170,6 +226,8 @@ impl Daemon {
             let text = format!("lane {} has stopped; the log says why. Restart the sender", lane.name);
             alarms.push(Alarm { id: "lane-stopped".to_owned(), text });
         }
+        let disk = self.packs.disk(self.freed_bytes.load(Ordering::Relaxed));
+        alarms.extend(self.storage_alarms(&disk));
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let mut channels: Vec<Channel> = store.newest.keys().cloned().collect();
         channels.extend(store.staged.values().map(|index| index.channel.clone()));
@@ -213,6 +271,7 @@ impl Daemon {
             clock_ms: clock_ms(),
             lanes: vec![lane],
             channels: channels.collect(),
+            disk: disk.ok(),
             alarms,
         }
     }

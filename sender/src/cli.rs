@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use diodesync::id::Channel;
+use diodesync::pack::verify::Report;
 use diodesync::quantity::{BitsPerS, Bytes};
-use diodesync_control::{Client, Progress};
+use diodesync_control::{Client, Progress, ask_verify};
 use serde_json::Value;
 
 use crate::api::ReleaseRequest;
 use crate::config::Config;
 use crate::release::Cut;
 use crate::status::Status;
+use crate::verify::MEND;
 use crate::{export, init, run, submit};
 
 #[derive(Debug, Parser)]
@@ -73,6 +75,11 @@ enum Command {
         common: Common,
         #[command(flatten)]
         args: export::ExportArgs,
+    },
+    /// Compare everything that is kept with its digests; exit code 1 if something is damaged
+    Verify {
+        #[command(flatten)]
+        common: Common,
     },
     /// Show what the sender is doing
     Status {
@@ -155,6 +162,16 @@ async fn ask(command: Command) -> anyhow::Result<()> {
             }
         }
         Command::Status { common, watch: true } => watch(&common).await?,
+        Command::Verify { common } => {
+            let answer = ask_verify(&client(&common)?).await?;
+            let report: Report = serde_json::from_value(answer.clone())?;
+            if common.json {
+                println!("{answer:#}");
+            } else {
+                print!("{}", report.to_text(MEND));
+            }
+            anyhow::ensure!(report.is_clean(), "damage was found");
+        }
         Command::Init { .. } | Command::Run { .. } => {}
     }
     Ok(())

@@ -1,12 +1,15 @@
 //! `sender.toml`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use diodesync::id::Channel;
 use diodesync::limits::{DATAGRAM_BYTES_MAX, LANE_SYMBOL_BYTES_MIN};
-use diodesync::quantity::{Rate, parse_duration, parse_percent};
+use diodesync::quantity::{Rate, parse_bytes, parse_duration, parse_percent};
+use diodesync::release::retention::KEEP_DEFAULT;
 use diodesync::wire::symbol_bytes_for_mtu;
 use serde::{Deserialize, Deserializer};
 
@@ -21,9 +24,49 @@ pub struct Config {
     pub dir: PathBuf,
     /// The one-way paths.
     pub lane: Vec<Lane>,
+    /// Room on the disk.
+    #[serde(default)]
+    pub space: Space,
+    /// Channels of which something else holds than the defaults.
+    #[serde(default)]
+    pub channel: Vec<ChannelConfig>,
     /// Lives of signatures.
     #[serde(default)]
     pub trust: Trust,
+}
+
+/// Room on the disk.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Space {
+    /// Octets that bulk data leaves free on the file system of the packs.
+    #[serde(deserialize_with = "bytes")]
+    pub reserve: u64,
+}
+
+impl Default for Space {
+    fn default() -> Self {
+        Self { reserve: 1_000_000_000 }
+    }
+}
+
+/// What is particular to a channel.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelConfig {
+    /// Its name.
+    pub name: Channel,
+    /// Releases that are kept, the one in use among them.
+    #[serde(default = "default_keep")]
+    pub keep: usize,
+}
+
+fn default_keep() -> usize {
+    KEEP_DEFAULT
+}
+
+fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    parse_bytes(&String::deserialize(d)?).map_err(serde::de::Error::custom)
 }
 
 /// A one-way UDP path.
@@ -143,6 +186,7 @@ impl Config {
         if lane.rounds == 0 {
             bail!("lane {}: rounds is 0, expected 1 to 255", lane.name);
         }
+        check_keep(&config.channel)?;
         if !(1..=365).contains(&config.trust.timestamp_days) {
             bail!("trust: timestamp_days is {}, expected 1 to 365", config.trust.timestamp_days);
         }
@@ -150,6 +194,11 @@ impl Config {
             bail!("trust: carry_days is {}, expected 1 to 365", config.trust.carry_days);
         }
         Ok(config)
+    }
+
+    /// Releases that each channel keeps, where that is configured.
+    pub fn keep(&self) -> BTreeMap<Channel, usize> {
+        self.channel.iter().map(|channel| (channel.name.clone(), channel.keep)).collect()
     }
 
     /// The control socket.
@@ -184,9 +233,33 @@ to = "192.0.2.2:7400"
 # timestamp_days = 7
 # Days for which the receiver takes what is carried to it on removable media.
 # carry_days = 30
+
+[space]
+# Room that submissions leave free on the file system of the packs.
+# reserve = "1GB"
+
+# Releases that a channel keeps, the newest among them. What the next release builds on is kept in any case.
+#[[channel]]
+#name = "main"
+#keep = 2
 "#
         )
     }
+}
+
+fn check_keep(channels: &[ChannelConfig]) -> anyhow::Result<()> {
+    for (at, channel) in channels.iter().enumerate() {
+        if channel.keep == 0 {
+            bail!(
+                "channel {}: keep is 0, expected 1 or more: the release in use is always kept",
+                channel.name
+            );
+        }
+        if channels.iter().take(at).any(|other| other.name == channel.name) {
+            bail!("channel {} is configured twice", channel.name);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -211,6 +284,7 @@ mod tests {
         };
         assert_eq!(strip(explicit.lane[0].clone()), strip(config.lane[0].clone()));
         assert_eq!(explicit.trust.timestamp_days, config.trust.timestamp_days);
+        assert_eq!(explicit.space.reserve, config.space.reserve);
     }
 
     #[test]
@@ -220,6 +294,9 @@ mod tests {
         for (bad, expected) in [
             (format!("{good}ratte = '1gbit'\n"), "unknown field `ratte`"),
             (format!("{good}rate = '1gib'\n"), "line 5"),
+            (format!("{good}[space]\nreserve = '1 lot'\n"), "expected a size"),
+            (format!("{good}[[channel]]\nname = 'main'\nkeep = 0\n"), "keep is 0"),
+            (format!("{good}[[channel]]\nname = 'a'\n[[channel]]\nname = 'a'\n"), "configured twice"),
             (format!("{good}rounds = 0\n"), "rounds is 0"),
             (format!("{good}mtu = 90\n"), "mtu is 90"),
             (format!("{good}repair = '40%'\n"), "repair is 40%"),

@@ -14,12 +14,13 @@ mod api;
 mod medium;
 mod plan;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 use diodesync::fec::ShardError;
-use diodesync::id::{Channel, ExportId, ReleaseNo};
+use diodesync::id::{BlockId, Channel, ExportId, ReleaseNo};
 use diodesync::pack::{PackStore, fact};
 use diodesync::volume::{DATA_SLOT_BYTES, Layout, Piece, Shard, SlotKeys, VolumeNo, parity_of};
 use diodesync::wire::ObjectId;
@@ -85,7 +86,7 @@ impl Exports {
         let folder = self.folder(plan.export);
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let parity_bytes = u64::from(plan.layout.slots() - plan.layout.data_slots()) * DATA_SLOT_BYTES as u64;
-        let free = self.packs.free_bytes()?;
+        let free = self.packs.space()?.free_bytes;
         if parity_bytes > free {
             bail!(
                 "{} octets of parity are kept in {} while the export is written, {free} are free; make room or lower --parity",
@@ -106,6 +107,25 @@ impl Exports {
         })?;
         serde_json::from_slice(&content)
             .with_context(|| format!("the fact file {} is damaged", path.display()))
+    }
+
+    /// The blocks that exports under way read: retention keeps them.
+    pub fn needed_blocks(&self) -> anyhow::Result<BTreeSet<BlockId>> {
+        let mut needed = BTreeSet::new();
+        let list = match std::fs::read_dir(&self.dir) {
+            Ok(list) => list,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(needed),
+            Err(error) => return Err(error).with_context(|| format!("cannot list {}", self.dir.display())),
+        };
+        for entry in list {
+            let path = entry?.path().join("plan");
+            // Without a plan it was not begun, or is being finished.
+            let Some(content) = fact::read(&path)? else { continue };
+            let plan: Plan = serde_json::from_slice(&content)
+                .with_context(|| format!("the fact file {} is damaged", path.display()))?;
+            needed.extend(plan.blocks());
+        }
+        Ok(needed)
     }
 
     /// What the command is told of an export that was begun.

@@ -46,6 +46,18 @@ pub struct Submission<'a> {
     blobs: Catalog,
     artifacts: std::collections::BTreeMap<ArtifactName, ArtifactKind>,
     totals: Totals,
+    is_staged: bool,
+}
+
+/// What a submission that failed has written gives its room back.
+impl Drop for Submission<'_> {
+    fn drop(&mut self) {
+        for place in self.started.iter().filter(|_| !self.is_staged) {
+            if let Err(error) = self.packs.truncate(place.pack, place.offset) {
+                tracing::warn!(%error, "what a failed submission wrote stays until something is submitted");
+            }
+        }
+    }
 }
 
 /// A place in a pack.
@@ -93,6 +105,7 @@ impl<'a> Submission<'a> {
             blobs: Catalog::default(),
             artifacts: Default::default(),
             totals: Totals::default(),
+            is_staged: false,
         })
     }
 
@@ -250,6 +263,7 @@ impl<'a> Submission<'a> {
         let index =
             index.map_err(|digest| anyhow::anyhow!("blob {digest} was not written; this is a bug"))?;
         store.stage(index)?;
+        self.is_staged = true;
         Ok(self.totals)
     }
 

@@ -482,7 +482,7 @@ impl Lane {
         let plan = rounds.plan();
         let progress = Progress { release: plan.number.0, round: position.0, position: position.1 as u64 };
         if let Err(error) = self.input.journal.write(&Key::Progress(plan.channel.clone()), &progress) {
-            tracing::warn!(%error, "progress is not journalled; after a restart the round begins anew");
+            tracing::debug!(%error, "progress is not journalled; after a restart the round begins anew");
         }
     }
 }

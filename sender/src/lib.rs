@@ -14,6 +14,7 @@ mod every_byte;
 mod export;
 #[doc(hidden)]
 pub mod fuzz;
+mod housekeep;
 mod ingest;
 mod init;
 mod lane;
@@ -24,5 +25,6 @@ mod run;
 mod status;
 mod store;
 mod submit;
+mod verify;
 
 pub use cli::main;

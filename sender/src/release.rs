@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, bail};
 use diodesync::id::{Blake3, Channel, ReleaseNo, Sha256};
 use diodesync::limits::{CHANNELS_MAX, INDEX_BYTES_MAX, TRUST_BYTES_MAX};
+use diodesync::pack::Space;
 use diodesync::release::catalog::Heading;
 use diodesync::release::delta::blocks_to_send;
 use diodesync::release::index::Index;
@@ -15,6 +16,9 @@ use serde::{Deserialize, Serialize};
 use crate::init::Keys;
 use crate::lane::{Control, Outgoing};
 use crate::store::Store;
+
+/// Octets of metadata and facts that are written with an index, at most, about.
+const METADATA_BYTES: u64 = 256 << 10;
 
 /// What was cut.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -69,12 +73,23 @@ pub fn cut(
     let baseline = if full { None } else { store.complete(channel)? };
     let heading = Heading { channel: channel.clone(), number, created_s: now_s, baseline };
     let index = store.catalog.compose(heading, store.present(channel));
-    let index =
-        index.map_err(|digest| anyhow::anyhow!("blob {digest} is not in a pack; restore the packs"))?;
+    let index = index.map_err(|digest| {
+        let lacks = |(name, kind)| diodesync::release::Artifact { name, kind }.blobs().contains(&digest);
+        let present = store.present(channel);
+        let name = present.into_iter().find(|artifact| lacks(artifact.clone())).map(|(name, _)| name.to_string());
+        anyhow::anyhow!(
+            "{} lies in a block that is damaged or gone; submit it again, and whatever else diode-sender verify names",
+            name.unwrap_or_else(|| format!("blob {digest}"))
+        )
+    })?;
     let bytes = index.encode();
     if bytes.len() > INDEX_BYTES_MAX as usize {
         bail!("the index has {} octets, the limit is {INDEX_BYTES_MAX}; split the channel", bytes.len());
     }
+
+    // Twice, because the old file is there until the new one is.
+    let needed = 2 * bytes.len() as u64 + METADATA_BYTES;
+    Space::of(&store.packs_dir(), 0)?.admit(format!("the index of release {channel} {number}"), needed)?;
 
     let mut repository = store.repository.clone();
     repository.version += 1;

@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::api::{self, Daemon};
 use crate::config::Config;
 use crate::export::Exports;
+use crate::housekeep;
 use crate::init::{Keys, LinkFile};
 use crate::lane::{self, LaneInput, LaneShared};
 use crate::release;
@@ -37,8 +38,9 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     let link: LinkFile = serde_json::from_slice(&link).context("the fact file link.json is damaged")?;
     let _lock = DirLock::take(&dir)?;
     let keys = Arc::new(Keys::load(&dir)?);
-    let store = Store::open(&dir)?;
-    let packs = Arc::new(PackStore::open(&store.packs_dir())?);
+    let mut store = Store::open(&dir)?;
+    let packs = Arc::new(PackStore::open(&store.packs_dir())?.with_reserve(config.space.reserve));
+    store.open_damaged(&packs)?;
     let (journal, aside) = SledJournal::open(&dir.join("journal"))?;
     if let Some(aside) = aside {
         tracing::warn!(aside = %aside.display(), "the journal was damaged and is begun anew: the rounds of the newest release begin anew");
@@ -71,12 +73,17 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         receivers,
         exports: Exports::new(&dir, packs),
         config,
+        journal: journal.clone(),
+        freed_bytes: Default::default(),
+        housekeeping: Default::default(),
+        verify: Default::default(),
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(serve(daemon));
     lane.stop.store(true, Ordering::Relaxed);
     let _ = thread.join();
-    diodesync::journal::Journal::flush(journal.as_ref())?;
+    // One that failed is no loss.
+    let _ = diodesync::journal::Journal::flush(journal.as_ref());
     result
 }
 
@@ -101,10 +108,12 @@ async fn serve(daemon: Arc<Daemon>) -> anyhow::Result<()> {
         tracing::info!("stopping");
     };
     let renewal = tokio::spawn(renew(daemon.clone()));
+    let housekeeping = tokio::spawn(housekeep::run(daemon.clone()));
     tracing::info!(socket = %daemon.config.socket().display(), "sender is up");
     let result =
         diodesync_control::serve(&daemon.config.socket(), api::router(daemon.clone()), shutdown).await;
     renewal.abort();
+    housekeeping.abort();
     result
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use diodesync::id::{Channel, LinkId, ReleaseNo};
+use diodesync::pack::Disk;
 use diodesync::quantity::{BitsPerS, Bytes};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,8 @@ pub struct Status {
     pub lanes: Vec<LaneStatus>,
     /// Channels.
     pub channels: Vec<ChannelStatus>,
+    /// The disk; none if it cannot be measured.
+    pub disk: Option<Disk>,
     /// What needs an operator.
     pub alarms: Vec<Alarm>,
 }
@@ -116,6 +119,9 @@ impl Status {
                 );
             }
             let _ = writeln!(out, "  staged    {} artifacts for the next release", channel.staged);
+        }
+        if let Some(disk) = &self.disk {
+            let _ = writeln!(out, "\n{}", disk.to_text());
         }
         for alarm in &self.alarms {
             let _ = writeln!(out, "\nALARM {}: {}", alarm.id, alarm.text);

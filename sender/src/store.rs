@@ -8,8 +8,11 @@
 //! DIR/trust                     the newest TUF metadata, as it is sent; signed anew if it is not that of the repository
 //! DIR/session                   the newest session number (fact)
 //! DIR/complete/CHANNEL          the newest release whose rounds are complete (fact)
+//! DIR/damaged                   blocks of the packs that are not what they were (fact)
 //! DIR/journal/                  how far it was sent
 //! ```
+
+mod retention;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -89,7 +92,19 @@ impl Store {
     }
 
     fn open_repository(&mut self) -> anyhow::Result<()> {
-        let Some(content) = fact::read(&self.dir.join("repository"))? else { return Ok(()) };
+        let Some(content) = fact::read(&self.dir.join("repository"))? else {
+            // It is written with the first release, and before the metadata.
+            if self.dir.join("trust").exists()
+                || self.releases()?.values().flatten().any(|number| number.0 > 1)
+            {
+                bail!(
+                    "the fact file {} is missing although there are releases; it records numbers that must never be used \
+                     again. Restore it from a backup of this host",
+                    self.dir.join("repository").display()
+                );
+            }
+            return Ok(());
+        };
         let file: RepositoryFile =
             serde_json::from_slice(&content).context("the fact file repository is damaged")?;
         for (pack, end) in file.pack_ends {
@@ -127,7 +142,8 @@ impl Store {
         read_index(&self.release_path(channel, number))
     }
 
-    fn release_path(&self, channel: &Channel, number: ReleaseNo) -> PathBuf {
+    /// Where it is.
+    pub fn release_path(&self, channel: &Channel, number: ReleaseNo) -> PathBuf {
         self.dir.join("releases").join(channel.as_str()).join(format!("{number}.index"))
     }
 
@@ -278,7 +294,7 @@ mod tests {
 
     const NOW_S: u64 = 1_795_000_000;
 
-    fn folder(name: &str) -> PathBuf {
+    pub(super) fn folder(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("diode-sender-{name}-{}", std::process::id()));
         std::fs::create_dir_all(dir.join("roots")).unwrap();
         let root = keys().root(&RoleKey::from_seed(&[3; 32]), 1, NOW_S);
@@ -291,7 +307,7 @@ mod tests {
     }
 
     /// Submits a file, and releases it.
-    fn release(dir: &Path, store: &Mutex<Store>, path: &str, octets: &[u8]) -> Index {
+    pub(super) fn release(dir: &Path, store: &Mutex<Store>, path: &str, octets: &[u8]) -> Index {
         let packs = PackStore::open(&dir.join("packs")).unwrap();
         let mut submission = Submission::begin(&packs, store, Channel::main()).unwrap();
         let blob = submission.put(octets).unwrap();

@@ -39,6 +39,8 @@ enum Message {
         channel: Channel,
         /// What is submitted.
         what: What,
+        /// Octets of all files.
+        bytes: u64,
     },
     /// A file follows.
     File {

@@ -28,7 +28,7 @@ pub enum RecordError {
 pub enum Key {
     /// Receiver: a block that is in its pack.
     Block(BlockId),
-    /// Receiver: a blob whose SHA-256 was found right.
+    /// Receiver: a blob whose SHA-256 was found right, in one place.
     Checked(Sha256),
     /// Receiver: where the session of a lane was.
     Floor(String),
@@ -72,6 +72,13 @@ pub struct HeldBlock {
     pub hash: Blake3,
     /// Its octets.
     pub bytes: u32,
+}
+
+/// A blob whose SHA-256 was found right, and where: what lies elsewhere was not looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct CheckedBlob {
+    /// The digest of its extents and of the blocks that they lie in.
+    pub place: Blake3,
 }
 
 /// Where a lane's session was: datagrams below are not taken again after a restart.
@@ -130,8 +137,10 @@ pub trait Record: bincode::Encode + bincode::Decode<()> {
 impl Record for HeldBlock {}
 impl Record for SequenceFloor {}
 impl Record for Progress {}
-/// Presence is all that it says.
-impl Record for () {}
+impl Record for CheckedBlob {
+    /// Version 1 did not say where.
+    const VERSION: u8 = 2;
+}
 
 #[cfg(test)]
 mod tests {

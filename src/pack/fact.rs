@@ -72,7 +72,11 @@ fn replace(path: &Path, mode: u32, parts: &[&[u8]], is_durable: bool) -> Result<
         }
         std::fs::rename(&temporary, path)
     };
-    write().map_err(PackError::io("write", path))
+    write().map_err(|error| {
+        // On a full file system a part of it is in the way of what is smaller.
+        let _ = std::fs::remove_file(&temporary);
+        PackError::io("write", path)(error)
+    })
 }
 
 /// Records a fact.

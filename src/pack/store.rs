@@ -1,14 +1,14 @@
 //! Packs in a folder, one file each, named by their id.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
-use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::{PackError, fact};
-use crate::id::PackId;
+use crate::id::{BlockId, BlockNo, PackId};
+use crate::limits::BLOCK_BYTES;
 use crate::release::index::Blob;
 
 /// Packs that are kept open: less than the 1024 files that a process may have by default.
@@ -19,13 +19,32 @@ const OPEN_FILES_MAX: usize = 256;
 pub struct PackStore {
     dir: PathBuf,
     files: Mutex<HashMap<PackId, Arc<File>>>,
+    reserve_bytes: u64,
+    /// Blocks that are not what they were.
+    condemned: RwLock<BTreeSet<BlockId>>,
 }
 
 impl PackStore {
     /// Opens the folder, making it if need be.
     pub fn open(dir: &Path) -> Result<Self, PackError> {
         std::fs::create_dir_all(dir).map_err(PackError::io("create the folder", dir))?;
-        Ok(Self { dir: dir.to_owned(), files: Mutex::default() })
+        Ok(Self {
+            dir: dir.to_owned(),
+            files: Mutex::default(),
+            reserve_bytes: 0,
+            condemned: RwLock::default(),
+        })
+    }
+
+    /// Has bulk data leave this much room on the file system.
+    pub fn with_reserve(mut self, bytes: u64) -> Self {
+        self.reserve_bytes = bytes;
+        self
+    }
+
+    /// Octets that bulk data leaves free.
+    pub fn reserve_bytes(&self) -> u64 {
+        self.reserve_bytes
     }
 
     /// The folder.
@@ -38,7 +57,11 @@ impl PackStore {
         self.dir.join(format!("{pack}.pack"))
     }
 
-    fn file(&self, pack: PackId, create: bool) -> Result<Arc<File>, PackError> {
+    pub(super) fn forget_file(&self, pack: PackId) {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).remove(&pack);
+    }
+
+    pub(super) fn file(&self, pack: PackId, create: bool) -> Result<Arc<File>, PackError> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = files.get(&pack) {
             return Ok(file.clone());
@@ -71,8 +94,55 @@ impl PackStore {
     }
 
     /// Fills `out` from `offset`.
+    ///
+    /// # Errors
+    /// [`PackError::Condemned`] if it lies in a block that is known to be damaged.
     pub fn read_at(&self, pack: PackId, offset: u64, out: &mut [u8]) -> Result<(), PackError> {
+        self.refuse_condemned(pack, offset, out.len() as u64)?;
+        self.read_whatever(pack, offset, out)?;
+        // It may have been condemned while it was read.
+        self.refuse_condemned(pack, offset, out.len() as u64)
+    }
+
+    /// [`read_at`](Self::read_at) for who compares it with a digest.
+    pub fn read_whatever(&self, pack: PackId, offset: u64, out: &mut [u8]) -> Result<(), PackError> {
         self.file(pack, false)?.read_exact_at(out, offset).map_err(PackError::io("read", self.path(pack)))
+    }
+
+    fn refuse_condemned(&self, pack: PackId, offset: u64, bytes: u64) -> Result<(), PackError> {
+        let condemned = self.condemned.read().unwrap_or_else(PoisonError::into_inner);
+        if condemned.is_empty() || bytes == 0 {
+            return Ok(());
+        }
+        let at = |octet: u64| {
+            let number = u32::try_from(octet / BLOCK_BYTES as u64).unwrap_or(u32::MAX);
+            BlockId { pack, block: BlockNo(number) }
+        };
+        match condemned.range(at(offset)..=at(offset.saturating_add(bytes - 1))).next() {
+            Some(block) => Err(PackError::Condemned { block: *block, path: self.path(pack) }),
+            None => Ok(()),
+        }
+    }
+
+    /// Has a block that is not what it was refused to every reader.
+    pub fn condemn(&self, block: BlockId) {
+        self.condemned.write().unwrap_or_else(PoisonError::into_inner).insert(block);
+    }
+
+    /// Says that a block is right again, or not needed any more. Returns whether it was condemned.
+    pub fn absolve(&self, block: &BlockId) -> bool {
+        self.is_condemned(block)
+            && self.condemned.write().unwrap_or_else(PoisonError::into_inner).remove(block)
+    }
+
+    /// Whether a block is condemned.
+    pub fn is_condemned(&self, block: &BlockId) -> bool {
+        self.condemned.read().unwrap_or_else(PoisonError::into_inner).contains(block)
+    }
+
+    /// The blocks that are condemned.
+    pub fn condemned(&self) -> BTreeSet<BlockId> {
+        self.condemned.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Makes what was written to the pack durable.
@@ -92,13 +162,6 @@ impl PackStore {
         }
         packs.sort_unstable();
         Ok(packs)
-    }
-
-    /// Octets free for an unprivileged writer on the file system that holds the packs.
-    pub fn free_bytes(&self) -> Result<u64, PackError> {
-        let stat = rustix::fs::statvfs(&self.dir)
-            .map_err(|errno| PackError::io("measure", &self.dir)(io::Error::from(errno)))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }
 
@@ -160,6 +223,28 @@ mod tests {
         assert_eq!(&out, b"o wo");
         assert_eq!(store.read_blob(&blob, 9, &mut out).unwrap(), 2);
         assert_eq!(store.list().unwrap(), [one, two]);
+    }
+
+    #[test]
+    fn what_is_condemned_is_not_read() {
+        let dir = crate::testing::TempDir::new("condemned");
+        let store = PackStore::open(dir.path()).unwrap();
+        let pack = PackId([3; 8]);
+        store.write_at(pack, 0, &vec![1; 3 * BLOCK_BYTES]).unwrap();
+        let bad = BlockId { pack, block: BlockNo(1) };
+        store.condemn(bad);
+        let block = BLOCK_BYTES as u64;
+        let mut two = [0; 2];
+        let mut is_read = |offset| store.read_at(pack, offset, &mut two).is_ok();
+        assert!(is_read(block - 2) && is_read(2 * block));
+        assert!(!is_read(block - 1) && !is_read(block) && !is_read(2 * block - 1));
+        let mut all = vec![0; 3 * BLOCK_BYTES];
+        let error = store.read_at(pack, 0, &mut all).unwrap_err();
+        assert!(error.to_string().contains("0303030303030303/1"), "{error}");
+        assert!(store.read_whatever(pack, 0, &mut all).is_ok());
+        assert_eq!(store.condemned(), BTreeSet::from([bad]));
+        assert!(store.absolve(&bad) && !store.absolve(&bad));
+        store.read_at(pack, 0, &mut all).unwrap();
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! What a side holds: blobs, blocks and artifacts of several indexes, from which a new index is composed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use super::index::{Artifact, ArtifactKind, Blob, Extent, Index, PackRun};
 use super::name::ArtifactName;
-use crate::id::{Blake3, BlockNo, Channel, PackId, ReleaseNo, Sha256};
+use crate::id::{Blake3, BlockId, BlockNo, Channel, PackId, ReleaseNo, Sha256};
 use crate::limits::BLOCK_BYTES;
 
 /// The blobs and blocks of all indexes that were absorbed.
@@ -15,6 +15,8 @@ pub struct Catalog {
     blocks: BTreeMap<PackId, BTreeMap<u32, (u32, Blake3)>>,
     /// The first free block of packs whose last blocks belong to nothing that was absorbed.
     reserved: BTreeMap<PackId, BlockNo>,
+    /// Blocks that are damaged: a blob that lies in one is not there.
+    condemned: BTreeSet<BlockId>,
 }
 
 /// What a new index says besides its artifacts.
@@ -34,7 +36,9 @@ impl Catalog {
     /// Adds the blobs and blocks of an index.
     pub fn absorb(&mut self, index: &Index) {
         for (digest, blob) in &index.blobs {
-            self.blobs.entry(*digest).or_insert_with(|| blob.clone());
+            if !self.is_condemned(blob) {
+                self.blobs.entry(*digest).or_insert_with(|| blob.clone());
+            }
         }
         for block in index.blocks() {
             self.insert_block(block.id.pack, block.id.block, block.bytes, block.hash);
@@ -48,7 +52,31 @@ impl Catalog {
 
     /// Adds a blob.
     pub fn insert_blob(&mut self, digest: Sha256, blob: Blob) {
-        self.blobs.entry(digest).or_insert(blob);
+        if !self.is_condemned(&blob) {
+            self.blobs.entry(digest).or_insert(blob);
+        }
+    }
+
+    /// Forgets the blobs that lie in a damaged block, for good, so that the same octets can be taken in again and lie
+    /// elsewhere.
+    pub fn condemn(&mut self, id: BlockId) {
+        if self.condemned.insert(id) {
+            self.blobs.retain(|_, blob| blob.blocks().all(|block| block != id));
+        }
+    }
+
+    /// The damaged blocks.
+    pub fn condemned(&self) -> &BTreeSet<BlockId> {
+        &self.condemned
+    }
+
+    fn is_condemned(&self, blob: &Blob) -> bool {
+        !self.condemned.is_empty() && blob.blocks().any(|block| self.condemned.contains(&block))
+    }
+
+    /// A block's octets and digest.
+    pub fn block(&self, id: &BlockId) -> Option<(u32, Blake3)> {
+        self.blocks.get(&id.pack)?.get(&id.block.0).copied()
     }
 
     /// Takes over the blocks that a blob lies in.
@@ -179,6 +207,17 @@ mod tests {
         catalog.reserve(pack, BlockNo(9));
         catalog.reserve(pack, BlockNo(7));
         assert_eq!(catalog.pack_ends()[&pack], BlockNo(9));
+        // What lies in a damaged block is not there, until it is put elsewhere.
+        let both = || BTreeMap::from([file("a", long), file("b", last)]);
+        catalog.condemn(BlockId { pack, block: BlockNo(3) });
+        assert_eq!(catalog.compose(heading(), both()), Err(last));
+        catalog.absorb(&index);
+        assert_eq!(catalog.compose(heading(), both()), Err(last));
+        catalog.insert_block(pack, BlockNo(9), 9, Blake3([9; 32]));
+        catalog.insert_blob(last, blob(9 * BLOCK_BYTES as u64, 9));
+        let places: Vec<_> =
+            catalog.compose(heading(), both()).unwrap().blocks().map(|block| block.id.block.0).collect();
+        assert_eq!(places, [0, 1, 9]);
         let missing = BTreeMap::from([file("m", Sha256([7; 32]))]);
         assert_eq!(catalog.compose(heading(), missing), Err(Sha256([7; 32])));
     }

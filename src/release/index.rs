@@ -29,7 +29,7 @@
 
 mod artifact;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
@@ -119,6 +119,18 @@ pub struct Blob {
     pub extents: Vec<Extent>,
 }
 
+impl Blob {
+    /// The blocks that it lies in; the one in which an extent ends and the next begins may come twice.
+    pub fn blocks(&self) -> impl Iterator<Item = BlockId> {
+        self.extents.iter().filter(|extent| extent.bytes > 0).flat_map(|extent| {
+            let block = BLOCK_BYTES as u64;
+            let last = extent.offset.saturating_add(extent.bytes - 1) / block;
+            let number = |number: u64| BlockNo(u32::try_from(number).unwrap_or(u32::MAX));
+            (extent.offset / block..=last).map(move |at| BlockId { pack: extent.pack, block: number(at) })
+        })
+    }
+}
+
 /// A release, whole and consistent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Index {
@@ -162,6 +174,25 @@ impl Index {
                 })
             })
         })
+    }
+
+    /// The digest of one of its blocks.
+    pub fn block_hash(&self, id: &BlockId) -> Option<Blake3> {
+        let runs = self.packs.get(&id.pack)?;
+        let at = runs.partition_point(|run| run.first <= id.block).checked_sub(1)?;
+        let run = runs.get(at)?;
+        run.hashes.get((id.block.0 - run.first.0) as usize).copied()
+    }
+
+    /// The artifacts that lie in one of these blocks, whole or in part.
+    pub fn artifacts_in(&self, blocks: &BTreeSet<BlockId>) -> Vec<&ArtifactName> {
+        let touched = self.blobs.iter().filter(|(_, blob)| blob.blocks().any(|id| blocks.contains(&id)));
+        let touched: BTreeSet<Sha256> = touched.map(|(digest, _)| *digest).collect();
+        let lies_in = |(name, kind): &(&ArtifactName, &ArtifactKind)| {
+            let artifact = Artifact { name: (*name).clone(), kind: (*kind).clone() };
+            artifact.blobs().iter().any(|digest| touched.contains(digest))
+        };
+        self.artifacts.iter().filter(lies_in).map(|(name, _)| name).collect()
     }
 
     /// Octets of all its blobs.

@@ -112,12 +112,14 @@ impl Worker {
         let bytes = block.bytes().len() as u32;
         let (hash, octets) = match self.ledger.claim(&id) {
             Claim::Wanted(wanted) if wanted.bytes != bytes => {
+                self.ledger.gave_up(&id);
                 tracing::warn!(block = %id, expected = wanted.bytes, found = bytes, "its length is not that in the index");
                 return Outcome::Dropped(key, block.into_bytes(), true);
             }
             Claim::Wanted(wanted) => match block.verify(wanted.hash) {
                 Ok(block) => (block.hash(), block.into_bytes()),
                 Err((mismatch, buffer)) => {
+                    self.ledger.gave_up(&id);
                     tracing::warn!(block = %id, %mismatch, "it is dropped");
                     return Outcome::Dropped(key, buffer, true);
                 }
@@ -125,9 +127,14 @@ impl Worker {
             // Its index has not come yet: it is kept with its digest, and judged then.
             Claim::Unknown => (block.hash(), block.into_bytes()),
             Claim::NoRoom => return Outcome::Dropped(key, block.into_bytes(), false),
+            Claim::NoSpace(why) => {
+                self.ledger.note_trouble(why);
+                return Outcome::Dropped(key, block.into_bytes(), false);
+            }
         };
         if let Err(error) = self.packs.write_at(id.pack, id.offset(), &octets) {
-            tracing::error!(%error, block = %id, "it came and cannot be written; it must come again");
+            self.ledger.gave_up(&id);
+            self.ledger.note_trouble(error.to_string());
             return Outcome::Dropped(key, octets, false);
         }
         self.ledger.written(id, hash, bytes);
@@ -154,7 +161,7 @@ mod tests {
         let dir = TempDir::in_memory("every-block");
         let packs = Arc::new(PackStore::open(&dir.path().join("packs")).unwrap());
         let journal = Arc::new(SledJournal::open(&dir.path().join("journal")).unwrap().0);
-        let ledger = Arc::new(Ledger::open(packs.clone(), journal).unwrap());
+        let ledger = Arc::new(Ledger::open(dir.path(), packs.clone(), journal).unwrap());
         let content: Vec<u8> = (0..BYTES).map(|n| (n * 31) as u8).collect();
         let id = BlockId { pack: PackId([7; 8]), block: BlockNo(0) };
         let needed = NeededBlock { id, bytes: BYTES as u32, hash: Blake3::of(&content) };

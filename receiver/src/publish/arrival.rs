@@ -1,12 +1,11 @@
 //! A release on its way: which blocks are there, which blobs were found right.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use diodesync::id::{BlockId, BlockNo, Channel, ReleaseNo, Sha256};
-use diodesync::limits::BLOCK_BYTES;
+use diodesync::id::{Blake3, BlockId, Channel, ReleaseNo, Sha256};
 use diodesync::pack::{Blobs, PackError, PackStore};
-use diodesync::release::index::{Index, NeededBlock};
+use diodesync::release::index::{Blob, Extent, Index, NeededBlock};
 use diodesync::wire::BeaconChannel;
 use sha2::Digest;
 
@@ -22,6 +21,8 @@ pub enum Stage {
     Arriving,
     /// Blocks are missing, and the sender's last round is over.
     Incomplete,
+    /// Blocks are missing, and there is no room for them: why.
+    NoSpace(String),
     /// All blocks are there; blobs are being hashed.
     Checking,
     /// It will not be published, for this reason.
@@ -45,6 +46,7 @@ pub struct Arrival {
     ready: VecDeque<Sha256>,
     checked: usize,
     rounds: (u8, u8),
+    no_space: Option<String>,
     refused: Option<String>,
     /// What is lacking, named, until it changes.
     named: Option<Arc<Lacking>>,
@@ -80,7 +82,8 @@ pub struct Lacking {
 
 impl Arrival {
     /// For an index that was just accepted.
-    pub fn new(index: Index, ledger: &Ledger, checked: &HashSet<Sha256>) -> Self {
+    pub fn new(index: impl Into<Arc<Index>>, ledger: &Ledger, checked: &HashMap<Sha256, Blake3>) -> Self {
+        let index = index.into();
         let lacking: HashMap<_, _> =
             index.blocks().filter(|block| !ledger.holds(block)).map(|block| (block.id, block)).collect();
         let mut arrival = Self {
@@ -93,26 +96,21 @@ impl Arrival {
             ready: VecDeque::new(),
             checked: 0,
             rounds: (0, 0),
+            no_space: None,
             refused: None,
             named: None,
-            index: Arc::new(index),
+            index,
         };
         // In the order of the packs, so that reading is sequential.
         let mut blobs: Vec<_> = arrival.index.blobs.iter().collect();
         blobs.sort_by_key(|(_, blob)| blob.extents.first().map(|extent| (extent.pack, extent.offset)));
         for (digest, blob) in blobs {
-            let blocks = blob.extents.iter().flat_map(|extent| {
-                let block = BLOCK_BYTES as u64;
-                let last = (extent.offset + extent.bytes.max(1) - 1) / block;
-                let pack = extent.pack;
-                (extent.offset / block..=last)
-                    .map(move |number| BlockId { pack, block: BlockNo(number as u32) })
-            });
-            let lacking: HashSet<BlockId> = blocks.filter(|id| arrival.lacking.contains_key(id)).collect();
+            let lacking: HashSet<BlockId> =
+                blob.blocks().filter(|id| arrival.lacking.contains_key(id)).collect();
             if !lacking.is_empty() {
                 arrival.left.insert(*digest, lacking.len());
                 lacking.into_iter().for_each(|id| arrival.waiting.entry(id).or_default().push(*digest));
-            } else if checked.contains(digest) {
+            } else if checked.get(digest).is_some_and(|place| *place == place_of(&arrival.index, blob)) {
                 arrival.checked += 1;
             } else {
                 arrival.ready.push_back(*digest);
@@ -152,8 +150,8 @@ impl Arrival {
         self.refused.is_none() && !self.ready.is_empty()
     }
 
-    /// Hashes the next blob and returns its digest. A blob that is another one refuses the release.
-    pub fn check_next(&mut self, packs: &PackStore) -> Result<Option<Sha256>, PackError> {
+    /// Hashes the next blob and returns its digest and place. A blob that is another one refuses the release.
+    pub fn check_next(&mut self, packs: &PackStore) -> Result<Option<(Sha256, Blake3)>, PackError> {
         if self.refused.is_some() {
             return Ok(None);
         }
@@ -179,7 +177,8 @@ impl Arrival {
             return Ok(None);
         }
         self.checked += 1;
-        Ok(Some(digest))
+        let place = self.index.blobs.get(&digest).map(|blob| place_of(&self.index, blob));
+        Ok(place.map(|place| (digest, place)))
     }
 
     /// Whether everything is there and was found right.
@@ -190,6 +189,32 @@ impl Arrival {
     /// Holds the release for a reason.
     pub fn refuse(&mut self, why: String) {
         self.refused = Some(why);
+    }
+
+    /// Octets that are not there.
+    pub fn lacking_bytes(&self) -> u64 {
+        self.lacking_bytes
+    }
+
+    /// Says why there is no room for what it lacks; nothing if there is.
+    pub fn set_no_space(&mut self, why: Option<String>) {
+        if let (Some(why), None) = (&why, &self.no_space) {
+            tracing::error!(channel = %self.index.channel, release = self.index.number.0, why, "release held");
+        } else if let (None, Some(_)) = (&why, &self.no_space) {
+            tracing::info!(channel = %self.index.channel, release = self.index.number.0, "there is room again");
+        }
+        self.no_space = why;
+    }
+
+    /// Whether it needs one of these blocks.
+    pub fn needs(&self, blocks: &HashSet<BlockId>) -> bool {
+        self.index.blocks().any(|block| blocks.contains(&block.id))
+    }
+
+    /// The same release, looked at anew.
+    pub fn again(&self, ledger: &Ledger, checked: &HashMap<Sha256, Blake3>) -> Self {
+        let rounds = self.rounds;
+        Self { rounds, ..Self::new(self.index.clone(), ledger, checked) }
     }
 
     /// Takes what a beacon says of the channel.
@@ -205,6 +230,7 @@ impl Arrival {
         let stage = match &self.refused {
             Some(why) => Stage::Refused(why.clone()),
             None if self.lacking.is_empty() => Stage::Checking,
+            None if self.no_space.is_some() => Stage::NoSpace(self.no_space.clone().unwrap_or_default()),
             None if is_over => Stage::Incomplete,
             None => Stage::Arriving,
         };
@@ -225,13 +251,30 @@ impl Arrival {
         if let Some(named) = &self.named {
             return named.clone();
         }
-        let mut blocks: Vec<BlockId> = self.lacking.keys().copied().collect();
-        blocks.sort_unstable();
-        let artifacts = self.index.artifacts.iter().filter(|(name, kind)| {
-            let artifact = diodesync::release::Artifact { name: (*name).clone(), kind: (*kind).clone() };
-            artifact.blobs().iter().any(|digest| self.left.contains_key(digest))
-        });
-        let artifacts = artifacts.map(|(name, _)| name.to_string()).collect();
-        self.named.insert(Arc::new(Lacking { blocks, artifacts })).clone()
+        let blocks: BTreeSet<BlockId> = self.lacking.keys().copied().collect();
+        self.named.insert(Arc::new(Lacking::new(&self.index, blocks))).clone()
     }
 }
+
+impl Lacking {
+    /// Names the artifacts that lie in these blocks.
+    pub fn new(index: &Index, blocks: BTreeSet<BlockId>) -> Self {
+        let artifacts = index.artifacts_in(&blocks).into_iter().map(|name| name.to_string()).collect();
+        Self { blocks: blocks.into_iter().collect(), artifacts }
+    }
+}
+
+/// What a blob's digest was compared with: the extents, and the digests of the blocks that they lie in.
+pub(super) fn place_of(index: &Index, blob: &Blob) -> Blake3 {
+    let mut place = blake3::Hasher::new();
+    for Extent { pack, offset, bytes } in &blob.extents {
+        place.update(&pack.0).update(&offset.to_be_bytes()).update(&bytes.to_be_bytes());
+    }
+    for id in blob.blocks() {
+        place.update(&index.block_hash(&id).map_or([0; 32], |hash| hash.0));
+    }
+    Blake3(*place.finalize().as_bytes())
+}
+
+#[cfg(test)]
+mod tests;

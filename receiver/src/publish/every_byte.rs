@@ -9,6 +9,7 @@ use diodesync::pack::{Blobs, fact};
 use diodesync::release::provider::key_ids;
 use diodesync::trust::{Release, Repository, RoleKey, RoleKeys};
 
+use super::arrival::place_of;
 use super::*;
 use crate::serve::testing::{Proof, Release as Making, TempDir};
 
@@ -84,7 +85,7 @@ impl World {
 
     /// A receiver as it starts in this folder, with this journal.
     fn start(&self) -> anyhow::Result<High> {
-        let ledger = Arc::new(Ledger::open(self.packs.clone(), self.journal.clone())?);
+        let ledger = Arc::new(Ledger::open(&self.dir(), self.packs.clone(), self.journal.clone())?);
         let inbox = Inbox::open(&self.dir())?;
         let site = SiteHandle::new(Arc::new(restore_site(&self.dir(), &self.packs)?));
         let (notices, from_lane) = channel();
@@ -99,6 +100,7 @@ impl World {
             notices: from_lane,
             orders,
             site,
+            keep: BTreeMap::new(),
         };
         let publisher = open(Arc::new(PublishShared::new()), input)?;
         Ok(High { publisher, ledger, inbox, notices, orders: from_publisher })
@@ -459,8 +461,10 @@ fn stopped_before_publication(world: &World) {
     std::fs::write(world.pack(), content).unwrap();
     high.ledger.rescan(&world.index.blocks().collect::<Vec<_>>());
     high.ledger.commit().unwrap();
-    let checked = world.index.blobs.keys().map(|digest| Key::Checked(*digest).encode());
-    let rows = checked.map(|key| (key, Some(().to_value().unwrap())));
+    let rows = world.index.blobs.iter().map(|(digest, blob)| {
+        let record = CheckedBlob { place: place_of(&world.index, blob) };
+        (Key::Checked(*digest).encode(), Some(record.to_value().unwrap()))
+    });
     world.journal.apply(rows.collect()).unwrap();
     assert!(!high.published());
 }

@@ -4,9 +4,10 @@
 //! DIR/trust                      the TUF metadata that was accepted last
 //! DIR/releases/CHANNEL/N.index   accepted indexes
 //! DIR/published/CHANNEL          the number of the release that is served
+//! DIR/before/CHANNEL             the numbers of those that were served before it, oldest first
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -24,7 +25,7 @@ pub struct Facts {
 impl Facts {
     /// In the receiver's folder.
     pub fn open(dir: &Path) -> anyhow::Result<Self> {
-        for sub in ["releases", "published"] {
+        for sub in ["releases", "published", "before"] {
             std::fs::create_dir_all(dir.join(sub))
                 .with_context(|| format!("cannot create {}", dir.join(sub).display()))?;
         }
@@ -42,7 +43,8 @@ impl Facts {
         Ok(fact::write(&self.dir.join("trust"), &serde_json::to_vec_pretty(trust)?)?)
     }
 
-    fn index_path(&self, channel: &Channel, number: ReleaseNo) -> PathBuf {
+    /// Where an accepted index is.
+    pub fn index_path(&self, channel: &Channel, number: ReleaseNo) -> PathBuf {
         self.dir.join("releases").join(channel.as_str()).join(format!("{number}.index"))
     }
 
@@ -62,16 +64,51 @@ impl Facts {
         Index::parse(&content).with_context(|| format!("{} is damaged", path.display()))
     }
 
+    /// The channels of which there are accepted indexes.
+    pub fn channels(&self) -> anyhow::Result<Vec<Channel>> {
+        Ok(entries(&self.dir.join("releases"))?.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// The accepted indexes of a channel.
+    pub fn numbers(&self, channel: &Channel) -> anyhow::Result<BTreeSet<ReleaseNo>> {
+        let names = entries(&self.dir.join("releases").join(channel.as_str()))?;
+        Ok(names
+            .iter()
+            .filter_map(|name| Some(ReleaseNo(name.strip_suffix(".index")?.parse().ok()?)))
+            .collect())
+    }
+
+    /// Removes the indexes of a channel that are not among these.
+    pub fn forget_others(&self, channel: &Channel, kept: &BTreeSet<ReleaseNo>) -> anyhow::Result<()> {
+        for number in self.numbers(channel)?.difference(kept) {
+            let path = self.index_path(channel, *number);
+            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            tracing::info!(%channel, release = number.0, "release forgotten");
+        }
+        Ok(fact::sync_dir(&self.dir.join("releases").join(channel.as_str()))?)
+    }
+
+    /// The releases of a channel that were served before, oldest first.
+    pub fn before(&self, channel: &Channel) -> anyhow::Result<Vec<ReleaseNo>> {
+        let path = self.dir.join("before").join(channel.as_str());
+        let Some(content) = fact::read(&path)? else { return Ok(Vec::new()) };
+        serde_json::from_slice(&content)
+            .with_context(|| format!("the fact file {} is damaged", path.display()))
+    }
+
+    /// Records which releases of a channel were served before, the last `keep` of them.
+    pub fn record_before(&self, channel: &Channel, before: &[ReleaseNo], keep: usize) -> anyhow::Result<()> {
+        let before = before.get(before.len().saturating_sub(keep)..).unwrap_or_default();
+        let path = self.dir.join("before").join(channel.as_str());
+        Ok(fact::write(&path, &serde_json::to_vec(before)?)?)
+    }
+
     /// The newest accepted release of each channel.
     pub fn accepted(&self) -> anyhow::Result<BTreeMap<Channel, ReleaseNo>> {
-        let releases = self.dir.join("releases");
         let mut newest = BTreeMap::new();
-        for channel in entries(&releases)? {
-            let Ok(channel) = channel.parse::<Channel>() else { continue };
-            let numbers = entries(&releases.join(channel.as_str()))?;
-            let numbers = numbers.iter().filter_map(|name| name.strip_suffix(".index")?.parse().ok());
-            if let Some(number) = numbers.max() {
-                newest.insert(channel, ReleaseNo(number));
+        for channel in self.channels()? {
+            if let Some(number) = self.numbers(&channel)?.last() {
+                newest.insert(channel, *number);
             }
         }
         Ok(newest)

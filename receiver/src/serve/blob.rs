@@ -50,6 +50,11 @@ pub async fn by_digest_and_name(asked: Asked, Path((digest, _name)): Path<(Strin
 /// The answer to a request for a blob, with whatever conditions and range it came with.
 pub fn respond(asked: &Asked, digest: Sha256) -> Response {
     let Some(bytes) = asked.site.blob(&digest).map(|blob| blob.bytes) else { return not_found() };
+    if let Some(block) = asked.site.damage(&digest) {
+        tracing::error!(%digest, %block, "not served: it lies in a block that is damaged or gone; see: diode-receiver missing");
+        let why = "this is damaged on the gateway's disk and not served; its operator was told\n";
+        return text(StatusCode::SERVICE_UNAVAILABLE, why);
+    }
     let etag = format!("\"sha256:{digest}\"");
     let outcome = Outcome::of(&asked.headers, asked.is_head, &etag, bytes);
     let mut headers = HeaderMap::new();

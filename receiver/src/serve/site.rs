@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use diodesync::id::{Channel, ReleaseNo, Sha256};
+use diodesync::id::{BlockId, Channel, ReleaseNo, Sha256};
 use diodesync::limits::REFERRERS_BYTES_MAX;
 use diodesync::pack::{Blobs, PackError, PackStore};
 use diodesync::release::index::{Provider, check_names};
@@ -190,6 +190,11 @@ impl Site {
         self
     }
 
+    /// The releases whose blobs can still be read by digest.
+    pub fn kept(&self) -> &[Arc<Index>] {
+        &self.kept
+    }
+
     /// The published releases, by channel.
     pub fn releases(&self) -> &[Arc<Index>] {
         &self.releases
@@ -253,6 +258,11 @@ impl Site {
     /// A blob of a published or kept release.
     pub fn blob(&self, digest: &Sha256) -> Option<&Blob> {
         self.releases.iter().chain(&self.kept).find_map(|index| index.blobs.get(digest))
+    }
+
+    /// A block that a blob lies in and that is known to be damaged.
+    pub fn damage(&self, digest: &Sha256) -> Option<BlockId> {
+        self.blob(digest)?.blocks().find(|block| self.packs.is_condemned(block))
     }
 
     /// Fills `out` from `offset` of a blob. Blocks the thread.

@@ -133,7 +133,12 @@ impl Plan {
         BASE64_STANDARD.decode(&self.index).context("the export's plan is damaged")
     }
 
-    /// Blocks.
+    /// Its blocks.
+    pub fn blocks(&self) -> impl Iterator<Item = BlockId> {
+        self.blocks.iter().map(|(pack, block, _)| BlockId { pack: *pack, block: *block })
+    }
+
+    /// How many blocks it holds.
     pub fn block_count(&self) -> usize {
         self.blocks.len()
     }

@@ -115,9 +115,10 @@ fn read(packs: &PackStore, control: &Control, job: &Job, mut buffer: Vec<u8>) ->
             // The receiver would drop it, and could not say why.
             let found = Blake3::of(&buffer);
             if let Some(expected) = job.hash.filter(|expected| *expected != found) {
+                packs.condemn(id);
                 bail!(
                     "{} does not hold what was submitted: block {} has BLAKE3 {found}, expected {expected}. Its disk has \
-                     changed it; restore the pack from a backup",
+                     changed it; submit what lies in it again, see: diode-sender verify",
                     packs.path(id.pack).display(),
                     id.block
                 );
@@ -166,6 +167,10 @@ mod tests {
                 error.contains("0707070707070707.pack") && error.contains("block 0"),
                 "octet {at}: {error}"
             );
+            // It is not read again, whatever it holds.
+            packs.write_at(id.pack, 0, &content).unwrap();
+            assert!(read(&packs, &control, &job, Vec::new()).is_err());
+            assert!(packs.absolve(&id));
         }
         packs.write_at(id.pack, 0, &content).unwrap();
         assert_eq!(read(&packs, &control, &job, Vec::new()).unwrap(), content);

@@ -203,8 +203,9 @@ impl Frames {
 }
 
 fn read_all(channel: Channel, what: What, items: &[Item], frames: &Frames) -> Result<(), ReadFailure> {
-    let progress = Progress::new(items.iter().map(|item| item.bytes).sum());
-    frames.say(&Message::Begin { channel, what })?;
+    let bytes = items.iter().map(|item| item.bytes).sum();
+    let progress = Progress::new(bytes);
+    frames.say(&Message::Begin { channel, what, bytes })?;
     for item in items {
         progress.message(format!("{} ({})", item.path, Human(item.bytes)));
         let Item { path, role, bytes, .. } = item;

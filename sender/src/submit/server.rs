@@ -32,10 +32,11 @@ pub fn receive(
     chunks: mpsc::Receiver<Bytes>,
 ) -> anyhow::Result<Totals> {
     let mut frames = FrameReader { chunks, rest: Bytes::new(), data_left: 0 };
-    let Some(Frame::Message(Message::Begin { channel, what })) = frames.next()? else {
+    let Some(Frame::Message(Message::Begin { channel, what, bytes })) = frames.next()? else {
         bail!("a submission must begin with what it is");
     };
     let _one_at_a_time = writer.lock().unwrap_or_else(PoisonError::into_inner);
+    packs.admit("the submission", bytes)?;
     let mut submission = Submission::begin(packs, store, channel)?;
     match what {
         What::Files => take_files(&mut submission, &mut frames)?,

@@ -6,6 +6,7 @@ mod client;
 mod progress;
 mod server;
 mod stream;
+mod verify;
 
 use std::fs::File;
 use std::path::Path;
@@ -18,6 +19,7 @@ pub use client::Client;
 pub use progress::Progress;
 pub use server::{ApiError, serve};
 pub use stream::ReceiverStream;
+pub use verify::{VerifyJob, VerifyState, ask_verify};
 
 /// Milliseconds since 1970 by this machine's clock.
 pub fn clock_ms() -> u64 {

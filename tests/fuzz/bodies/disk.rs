@@ -1,7 +1,7 @@
 //! What a disk gives back, garbled or not: facts, journal records, names of files.
 
 use diodesync::id::Channel;
-use diodesync::journal::{HeldBlock, Key, Progress, Record, SequenceFloor};
+use diodesync::journal::{CheckedBlob, HeldBlock, Key, Progress, Record, SequenceFloor};
 use diodesync::pack::fact;
 use diodesync::trust::TrustState;
 
@@ -44,7 +44,7 @@ fn journal(octets: &[u8]) {
     again::<HeldBlock>(octets);
     again::<SequenceFloor>(octets);
     again::<Progress>(octets);
-    again::<()>(octets);
+    again::<CheckedBlob>(octets);
     if let Some(id) = Key::block_of(octets) {
         assert_eq!(Key::Block(id).encode(), octets);
     }

@@ -12,8 +12,27 @@ pub struct SenderStatus {
     pub lanes: Vec<SenderLane>,
     /// One for each channel that was ever used.
     pub channels: Vec<SenderChannel>,
+    /// The disk.
+    pub disk: Disk,
     /// What an operator should look at.
     pub alarms: Vec<Alarm>,
+}
+
+/// The disk of either side.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Disk {
+    /// The folder of the packs.
+    pub path: String,
+    /// Octets of its file system.
+    pub total_bytes: u64,
+    /// Octets that are free.
+    pub free_bytes: u64,
+    /// Octets that bulk data leaves free.
+    pub reserve_bytes: u64,
+    /// Octets that the packs take.
+    pub packs_bytes: u64,
+    /// Octets that retention has given back since the start.
+    pub freed_bytes: u64,
 }
 
 /// One lane of the sender.
@@ -81,6 +100,8 @@ pub struct ReceiverStatus {
     pub lanes: Vec<ReceiverLane>,
     /// One for each channel that was ever heard of.
     pub channels: Vec<ReceiverChannel>,
+    /// The disk.
+    pub disk: Disk,
     /// What an operator should look at.
     pub alarms: Vec<Alarm>,
 }
@@ -140,7 +161,7 @@ pub struct ReceiverRelease {
 
 /// How far a release is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum ReleaseState {
     /// Blocks are still coming.
     Arriving,
@@ -150,6 +171,10 @@ pub enum ReleaseState {
     Published,
     /// The sender is done and blocks are missing.
     Incomplete,
+    /// There is no room for what it lacks.
+    NoSpace,
+    /// The mirrors serve it, and something of it was lost since.
+    Damaged,
     /// A check or a policy said no.
     Refused,
 }
@@ -164,6 +189,11 @@ pub struct Alarm {
 }
 
 impl SenderStatus {
+    /// The alarms of one kind.
+    pub fn alarm(&self, id: &str) -> Option<&Alarm> {
+        self.alarms.iter().find(|alarm| alarm.id == id)
+    }
+
     /// The channel called `name`.
     pub fn channel(&self, name: &str) -> Option<&SenderChannel> {
         self.channels.iter().find(|channel| channel.channel == name)
@@ -181,6 +211,11 @@ impl SenderStatus {
 }
 
 impl ReceiverStatus {
+    /// The alarms of one kind.
+    pub fn alarm(&self, id: &str) -> Option<&Alarm> {
+        self.alarms.iter().find(|alarm| alarm.id == id)
+    }
+
     /// The channel called `name`.
     pub fn channel(&self, name: &str) -> Option<&ReceiverChannel> {
         self.channels.iter().find(|channel| channel.channel == name)
@@ -206,6 +241,8 @@ mod tests {
                              "total_blocks":3,"sent_bytes":3145728,"total_bytes":3145728,"staged":0},
                             {"channel":"idle","newest":null,"state":"idle","round":0,"rounds":2,"sent_blocks":0,
                              "total_blocks":0,"sent_bytes":0,"total_bytes":0,"staged":4}],
+                "disk":{"path":"/var/lib/diodesync/packs","total_bytes":9,"free_bytes":5,"reserve_bytes":1,"packs_bytes":2,
+                        "freed_bytes":0},
                 "alarms":[]}"#,
         )
         .unwrap();
@@ -218,6 +255,8 @@ mod tests {
                 "channels":[{"channel":"main","published":null,"releases":[
                     {"number":1,"state":"refused","blocks_needed":1,"blocks_held":1,"bytes_needed":5,"bytes_held":5,
                      "reason":"why"}]}],
+                "disk":{"path":"/var/lib/diodesync/packs","total_bytes":9,"free_bytes":5,"reserve_bytes":1,"packs_bytes":2,
+                        "freed_bytes":0},
                 "alarms":[{"id":"silence","text":"nothing heard for 10 s"}]}"#,
         )
         .unwrap();
