@@ -11,6 +11,7 @@
 //! | [`provider`] | a Terraform provider release as a registry has it, signed |
 //! | [`oci`] | container images, signed, and the real `skopeo` and `podman` |
 //! | [`terraform`] | the real `terraform`, in an empty environment |
+//! | [`tmpfs`] | small file systems that a test can fill |
 //! | [`tree`] | file trees that are the same in every run, and their digests |
 //! | [`https`] | a small HTTPS client that trusts one CA |
 //! | [`mirror`] | what the receiver serves, and comparing it with what was submitted |
@@ -29,6 +30,7 @@ pub mod side;
 pub mod skip;
 pub mod status;
 pub mod terraform;
+pub mod tmpfs;
 pub mod tree;
 pub mod weather;
 
