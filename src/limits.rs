@@ -34,6 +34,9 @@ pub const BEACON_TIMESTAMP_BYTES_MAX: usize = 900;
 /// Channels of one link.
 pub const CHANNELS_MAX: usize = 16;
 
+/// Lanes of one side.
+pub const LANES_MAX: usize = 8;
+
 /// Receivers that one session can be sealed to (standby, splitter, rotation).
 pub const RECEIVER_KEYS_MAX: usize = 8;
 /// How often the sender repeats its SESSION datagram.

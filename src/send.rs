@@ -1,14 +1,18 @@
 //! Sending: what goes out next.
 //!
-//! [`Rounds`] says which object comes next, [`Interleaver`] spreads a burst of losses over many of them, [`Transmitter`]
+//! [`Carousel`] says which object of which release comes next, [`Interleaver`] spreads a burst of losses over many of them, [`Transmitter`]
 //! seals, and repeats session and beacon, and [`Pacer`] says when. Nothing here reads a clock, a socket or a file.
 
+mod carousel;
 mod interleave;
 mod pacer;
 mod rounds;
 mod transmitter;
+mod windows;
 
+pub use carousel::{Begin, Carousel, ChannelSettings, Turn};
 pub use interleave::{Finished, Interleaver, depth_for_burst};
 pub use pacer::Pacer;
-pub use rounds::{Job, ReleasePlan, RoundSettings, Rounds, Upcoming};
+pub use rounds::{Job, LaneSet, LaneSlot, ReleasePlan, RoundSettings, Rounds, RunId, Upcoming, Via};
 pub use transmitter::{Transmitted, Transmitter, WARM_UP};
+pub use windows::{RateWindow, RateWindows, WindowError, WindowRate};

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use diodesync::id::{Channel, LinkId, Sha256};
+use diodesync::id::{Channel, LinkId, ReleaseNo, Sha256};
 use diodesync::journal::SledJournal;
 use diodesync::link::ReceiverPublic;
 use diodesync::pack::{Disk, PackError, PackStore};
@@ -22,6 +22,7 @@ use crate::ingest::SharedStore;
 use crate::init::Keys;
 use crate::lane::LaneShared;
 use crate::release::{self, Cut};
+use crate::sending::Sending;
 use crate::status::{Alarm, ChannelStatus, LaneStatus, Status};
 use crate::submit;
 use crate::verify::verify;
@@ -43,8 +44,10 @@ pub struct Daemon {
     pub writer: Mutex<()>,
     /// Held while a release is cut and handed to the lane, so that the lane gets them in the order of their numbers.
     pub releaser: Mutex<()>,
-    /// The lane.
-    pub lane: Arc<LaneShared>,
+    /// The lanes.
+    pub lanes: Vec<Arc<LaneShared>>,
+    /// What goes out on them.
+    pub sending: Arc<Sending>,
     /// Who can read what is sent.
     pub receivers: Vec<ReceiverPublic>,
     /// Releases on their way to removable media.
@@ -137,7 +140,7 @@ async fn cut(
         let _one_at_a_time = daemon.releaser.lock().unwrap_or_else(PoisonError::into_inner);
         let (cut, outgoing) =
             release::cut(&daemon.store, &daemon.keys, &request.channel, request.full, clock_s(), days)?;
-        daemon.lane.send(outgoing);
+        daemon.sending.send(outgoing);
         Ok(cut)
     });
     Ok(Json(work.await.map_err(|error| ApiError::refused(format!("the release crashed: {error}")))??))
@@ -191,41 +194,8 @@ impl Daemon {
 
     /// What `status` answers.
     pub fn status(&self) -> Status {
-        let view = self.lane.view();
-        let counters = &self.lane.counters;
-        let config = &self.lane.config;
-        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let lane = LaneStatus {
-            name: config.name.clone(),
-            to: config.to.to_string(),
-            session: load(&counters.session),
-            rate_max_bits_per_s: config.rate.bits_per_s(),
-            rate_bits_per_s: view.rate_bits_per_s,
-            sent_datagrams: load(&counters.datagrams),
-            sent_bytes: load(&counters.bytes),
-            send_errors: load(&counters.errors),
-        };
         let mut alarms = Vec::new();
-        if let Some(error) = &view.send_error {
-            let text = format!(
-                "nothing can be sent on lane {}: {error}. It is tried again until it works; look at the interface and \
-                 the route to {}, and whether the lane's mtu is at most the interface's",
-                lane.name, lane.to
-            );
-            alarms.push(Alarm { id: "lane-send".to_owned(), text });
-        }
-        let unreadable = load(&counters.unreadable);
-        if unreadable > 0 {
-            let text = format!(
-                "{unreadable} blocks could not be read from the packs, or are not what was submitted, and were not sent \
-                 since the start; the log says which and why. Mend that, then: diode-sender release --full"
-            );
-            alarms.push(Alarm { id: "packs-unreadable".to_owned(), text });
-        }
-        if self.lane.stop.load(Ordering::Relaxed) {
-            let text = format!("lane {} has stopped; the log says why. Restart the sender", lane.name);
-            alarms.push(Alarm { id: "lane-stopped".to_owned(), text });
-        }
+        let lanes = self.lanes.iter().map(|lane| lane_status(lane, &mut alarms)).collect();
         let disk = self.packs.disk(self.freed_bytes.load(Ordering::Relaxed));
         alarms.extend(self.storage_alarms(&disk));
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
@@ -234,34 +204,43 @@ impl Daemon {
         channels.push(Channel::main());
         channels.sort();
         channels.dedup();
-        let channels = channels.into_iter().map(|channel| {
-            let staged = store.staged.values().filter(|index| index.channel == channel);
-            let staged = staged.map(|index| index.artifacts.len()).sum();
-            let newest = store.newest.get(&channel).map(|index| index.number);
-            let is_sent = newest.is_some() && newest == view.release;
-            let is_complete = || {
-                let complete = store.complete(&channel).unwrap_or_default();
-                newest.is_none_or(|newest| complete.is_some_and(|complete| complete >= newest))
+        let staged: Vec<usize> = channels
+            .iter()
+            .map(|channel| store.staged.values().filter(|index| index.channel == *channel))
+            .map(|staged| staged.map(|index| index.artifacts.len()).sum())
+            .collect();
+        let newest: Vec<Option<ReleaseNo>> =
+            channels.iter().map(|channel| store.newest.get(channel).map(|index| index.number)).collect();
+        let complete: Vec<Option<ReleaseNo>> =
+            channels.iter().map(|channel| store.complete(channel).unwrap_or_default()).collect();
+        drop(store);
+        let channels = channels.into_iter().zip(staged).zip(newest.into_iter().zip(complete));
+        let channels = channels.map(|((channel, staged), (newest, complete))| {
+            let view = self.sending.view(&channel).filter(|(view, _)| Some(view.number) == newest);
+            let state = match &view {
+                _ if newest.is_none() => "idle",
+                Some((view, true)) if view.is_waiting => "waiting",
+                Some((_, true)) => "sending",
+                _ if complete >= newest => "complete",
+                _ => "waiting",
             };
-            let state = match () {
-                () if newest.is_none() => "idle",
-                () if is_sent && view.round >= view.rounds => "complete",
-                () if !is_sent && is_complete() => "complete",
-                () if !is_sent || view.is_waiting => "waiting",
-                () => "sending",
+            let rounds = self.sending.rounds(&channel);
+            let (round, sent, total) = match view {
+                Some((view, true)) => (view.round + 1, view.sent, view.total),
+                Some((view, false)) => (rounds, view.total, view.total),
+                None => (if state == "complete" { rounds } else { 1 }, (0, 0), (0, 0)),
             };
-            let done = state == "complete";
             ChannelStatus {
                 channel,
                 staged,
                 newest,
                 state: state.to_owned(),
-                round: (view.round + 1).min(config.rounds),
-                rounds: config.rounds,
-                sent_blocks: if done { view.total_blocks } else { view.sent_blocks },
-                total_blocks: view.total_blocks,
-                sent_bytes: if done { view.total_bytes } else { view.sent_bytes },
-                total_bytes: view.total_bytes,
+                round: round.min(rounds),
+                rounds,
+                sent_blocks: sent.0,
+                total_blocks: total.0,
+                sent_bytes: sent.1,
+                total_bytes: total.1,
             }
         });
         Status {
@@ -269,10 +248,47 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             link: self.link,
             clock_ms: clock_ms(),
-            lanes: vec![lane],
+            lanes,
             channels: channels.collect(),
             disk: disk.ok(),
             alarms,
         }
+    }
+}
+
+/// What a lane is doing, and what needs an operator.
+fn lane_status(lane: &LaneShared, alarms: &mut Vec<Alarm>) -> LaneStatus {
+    let (view, counters, config) = (lane.view(), &lane.counters, &lane.config);
+    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let (name, to) = (&config.name, config.to);
+    let mut alarm = |id: &str, text: String| alarms.push(Alarm { id: id.to_owned(), text });
+    if let Some(error) = &view.send_error {
+        let text = format!(
+            "nothing can be sent on lane {name}: {error}. It is tried again until it works; look at the interface and the \
+             route to {to}, and whether the lane's mtu is at most the interface's"
+        );
+        alarm("lane-send", text);
+    }
+    let unreadable = load(&counters.unreadable);
+    if unreadable > 0 {
+        let text = format!(
+            "{unreadable} blocks could not be read from the packs, or are not what was submitted, and were not sent on lane \
+             {name} since the start; the log says which and why. Mend that, then: diode-sender release --full"
+        );
+        alarm("packs-unreadable", text);
+    }
+    if lane.stop.load(Ordering::Relaxed) {
+        alarm("lane-stopped", format!("lane {name} has stopped; the log says why. Restart the sender"));
+    }
+    LaneStatus {
+        name: name.clone(),
+        to: to.to_string(),
+        session: load(&counters.session),
+        rate_max_bits_per_s: view.rate_max_bits_per_s,
+        is_paused: view.is_paused,
+        rate_bits_per_s: view.rate_bits_per_s,
+        sent_datagrams: load(&counters.datagrams),
+        sent_bytes: load(&counters.bytes),
+        send_errors: load(&counters.errors),
     }
 }

@@ -1,15 +1,16 @@
 //! `sender.toml`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use diodesync::id::Channel;
-use diodesync::limits::{DATAGRAM_BYTES_MAX, LANE_SYMBOL_BYTES_MIN};
+use diodesync::id::Channel as ChannelName;
+use diodesync::limits::{DATAGRAM_BYTES_MAX, LANE_SYMBOL_BYTES_MIN, LANES_MAX};
 use diodesync::quantity::{Rate, parse_bytes, parse_duration, parse_percent};
 use diodesync::release::retention::KEEP_DEFAULT;
+use diodesync::send::{ChannelSettings, RateWindow, RateWindows, RoundSettings};
 use diodesync::wire::symbol_bytes_for_mtu;
 use serde::{Deserialize, Deserializer};
 
@@ -27,9 +28,9 @@ pub struct Config {
     /// Room on the disk.
     #[serde(default)]
     pub space: Space,
-    /// Channels of which something else holds than the defaults.
+    /// What channels get that are not to be like the others.
     #[serde(default)]
-    pub channel: Vec<ChannelConfig>,
+    pub channel: Vec<Channel>,
     /// Lives of signatures.
     #[serde(default)]
     pub trust: Trust,
@@ -48,17 +49,6 @@ impl Default for Space {
     fn default() -> Self {
         Self { reserve: 1_000_000_000 }
     }
-}
-
-/// What is particular to a channel.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ChannelConfig {
-    /// Its name.
-    pub name: Channel,
-    /// Releases that are kept, the one in use among them.
-    #[serde(default = "default_keep")]
-    pub keep: usize,
 }
 
 fn default_keep() -> usize {
@@ -88,15 +78,73 @@ pub struct Lane {
     /// Repair symbols of each round, as a share of the data.
     #[serde(default = "default_repair", deserialize_with = "percent")]
     pub repair: u32,
+    /// Rates by the hour.
+    #[serde(default, deserialize_with = "windows")]
+    pub rate_windows: RateWindows,
+    /// The longest burst of losses that the repair symbols must cover. Memory on both sides grows with it.
+    #[serde(default = "default_burst", deserialize_with = "duration")]
+    pub burst: Duration,
+}
+
+impl Lane {
+    fn check(&self) -> anyhow::Result<()> {
+        if symbol_bytes_for_mtu(self.mtu) < LANE_SYMBOL_BYTES_MIN || self.mtu > DATAGRAM_BYTES_MAX {
+            bail!("lane {}: mtu is {}, expected 576 to {DATAGRAM_BYTES_MAX}", self.name, self.mtu);
+        }
+        if self.repair > REPAIR_PERCENT_MAX {
+            bail!(
+                "lane {}: repair is {}%, expected 0% to {REPAIR_PERCENT_MAX}%: a block has no more repair symbols; more \
+                 rounds repair more",
+                self.name,
+                self.repair
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What a channel gets.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Channel {
+    /// The channel.
+    pub name: ChannelName,
+    /// A higher one overtakes.
+    #[serde(default = "default_priority")]
+    pub priority: u8,
     /// How often a release is sent.
     #[serde(default = "default_rounds")]
     pub rounds: u8,
     /// The time from the end of one round to the start of the next.
     #[serde(default = "default_round_gap", deserialize_with = "duration")]
     pub round_gap: Duration,
-    /// The longest burst of losses that the repair symbols must cover. Memory on both sides grows with it.
-    #[serde(default = "default_burst", deserialize_with = "duration")]
-    pub burst: Duration,
+    /// Releases that are kept, the one in use among them.
+    #[serde(default = "default_keep")]
+    pub keep: usize,
+}
+
+impl Channel {
+    fn usual(name: ChannelName) -> Self {
+        let (rounds, round_gap) = (default_rounds(), default_round_gap());
+        Self { name, priority: default_priority(), rounds, round_gap, keep: default_keep() }
+    }
+
+    /// As the carousel wants it.
+    pub fn carousel(&self) -> ChannelSettings {
+        let rounds = RoundSettings { rounds: self.rounds, round_gap: self.round_gap };
+        ChannelSettings { priority: self.priority, rounds }
+    }
+}
+
+/// What each channel gets, be it configured or not.
+#[derive(Debug, Clone, Default)]
+pub struct Channels(BTreeMap<ChannelName, Channel>);
+
+impl Channels {
+    /// What a channel gets.
+    pub fn of(&self, name: &ChannelName) -> Channel {
+        self.0.get(name).cloned().unwrap_or_else(|| Channel::usual(name.clone()))
+    }
 }
 
 /// Lives of signatures.
@@ -127,6 +175,10 @@ fn default_repair() -> u32 {
     10
 }
 
+fn default_priority() -> u8 {
+    100
+}
+
 fn default_rounds() -> u8 {
     2
 }
@@ -149,6 +201,24 @@ fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
     parse_duration(&String::deserialize(d)?).map_err(serde::de::Error::custom)
 }
 
+/// A rate window as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Window {
+    from: String,
+    to: String,
+    rate: String,
+    #[serde(default)]
+    days: Vec<String>,
+}
+
+fn windows<'de, D: Deserializer<'de>>(d: D) -> Result<RateWindows, D::Error> {
+    let windows = Vec::<Window>::deserialize(d)?;
+    let window = |Window { from, to, rate, days }: &Window| RateWindow::parse(from, to, rate, days);
+    let windows = windows.iter().map(window).collect::<Result<_, _>>().map_err(serde::de::Error::custom)?;
+    RateWindows::new(windows).map_err(serde::de::Error::custom)
+}
+
 fn percent<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
     parse_percent(&String::deserialize(d)?).map_err(serde::de::Error::custom)
 }
@@ -169,22 +239,20 @@ impl Config {
     /// Reads and checks a text.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let config: Self = toml::from_str(text)?;
-        let [lane] = config.lane.as_slice() else {
-            bail!("expected one [[lane]], found {}: this version sends on one lane", config.lane.len());
-        };
-        if symbol_bytes_for_mtu(lane.mtu) < LANE_SYMBOL_BYTES_MIN || lane.mtu > DATAGRAM_BYTES_MAX {
-            bail!("lane {}: mtu is {}, expected 576 to {DATAGRAM_BYTES_MAX}", lane.name, lane.mtu);
+        if !(1..=LANES_MAX).contains(&config.lane.len()) {
+            bail!("expected 1 to {LANES_MAX} [[lane]], found {}", config.lane.len());
         }
-        if lane.repair > REPAIR_PERCENT_MAX {
-            bail!(
-                "lane {}: repair is {}%, expected 0% to {REPAIR_PERCENT_MAX}%: a block has no more repair symbols; more \
-                 rounds repair more",
-                lane.name,
-                lane.repair
-            );
+        let mut names = BTreeSet::new();
+        for lane in &config.lane {
+            if !names.insert(&lane.name) {
+                bail!("two lanes are named {}; give each a name of its own", lane.name);
+            }
+            lane.check()?;
         }
-        if lane.rounds == 0 {
-            bail!("lane {}: rounds is 0, expected 1 to 255", lane.name);
+        for channel in &config.channel {
+            if channel.rounds == 0 {
+                bail!("channel {}: rounds is 0, expected 1 to 255", channel.name);
+            }
         }
         check_keep(&config.channel)?;
         if !(1..=365).contains(&config.trust.timestamp_days) {
@@ -197,8 +265,13 @@ impl Config {
     }
 
     /// Releases that each channel keeps, where that is configured.
-    pub fn keep(&self) -> BTreeMap<Channel, usize> {
+    pub fn keep(&self) -> BTreeMap<ChannelName, usize> {
         self.channel.iter().map(|channel| (channel.name.clone(), channel.keep)).collect()
+    }
+
+    /// What each channel gets.
+    pub fn channels(&self) -> Channels {
+        Channels(self.channel.iter().map(|channel| (channel.name.clone(), channel.clone())).collect())
     }
 
     /// The control socket.
@@ -222,11 +295,22 @@ to = "192.0.2.2:7400"
 # mtu = 1500
 # Repair symbols of each round, as a share of the data.
 # repair = "10%"
+# The longest burst of losses to be repaired. Both sides keep rate x burst / repair share in memory.
+# burst = "50ms"
+# Rates by the hour (UTC); "off" holds data back. Days are those on which a window begins.
+# rate_windows = [{{ from = "22:00", to = "06:00", rate = "900mbit", days = ["mon", "tue"] }}]
+
+# More lanes are more tables: blocks go over all of them, and one that fails is made good by the others.
+
+[[channel]]
+name = "main"
+# A channel with a higher priority (0 to 255) overtakes.
+# priority = 100
 # How often each release is sent, and the time in between.
 # rounds = 2
 # round_gap = "10m"
-# The longest burst of losses to be repaired. Both sides keep rate x burst / repair share in memory.
-# burst = "50ms"
+# Releases that it keeps, the newest among them. What the next release builds on is kept in any case.
+# keep = 2
 
 [trust]
 # Days of silence after which the receiver publishes nothing more; renewed daily.
@@ -237,17 +321,12 @@ to = "192.0.2.2:7400"
 [space]
 # Room that submissions leave free on the file system of the packs.
 # reserve = "1GB"
-
-# Releases that a channel keeps, the newest among them. What the next release builds on is kept in any case.
-#[[channel]]
-#name = "main"
-#keep = 2
 "#
         )
     }
 }
 
-fn check_keep(channels: &[ChannelConfig]) -> anyhow::Result<()> {
+fn check_keep(channels: &[Channel]) -> anyhow::Result<()> {
     for (at, channel) in channels.iter().enumerate() {
         if channel.keep == 0 {
             bail!(
@@ -269,7 +348,7 @@ mod tests {
     #[test]
     fn the_template_is_valid_and_says_the_defaults() {
         let config = Config::parse(&Config::template(Path::new("/var/lib/x"))).unwrap();
-        assert_eq!((config.lane[0].rate, config.lane[0].rounds), (Rate::BitsPerS(500_000_000), 2));
+        assert_eq!((config.lane[0].rate, config.channel[0].rounds), (Rate::BitsPerS(500_000_000), 2));
         let uncommented: String = Config::template(Path::new("/var/lib/x"))
             .lines()
             .map(|line| match line.strip_prefix("# ") {
@@ -280,9 +359,13 @@ mod tests {
         let explicit = Config::parse(&uncommented).unwrap();
         let strip = |mut lane: Lane| {
             lane.from = None;
+            lane.rate_windows = RateWindows::default();
             format!("{lane:?}")
         };
         assert_eq!(strip(explicit.lane[0].clone()), strip(config.lane[0].clone()));
+        assert_eq!(format!("{:?}", explicit.channel), format!("{:?}", config.channel));
+        let unnamed = config.channels().of(&"other".parse().unwrap());
+        assert_eq!(unnamed.carousel(), config.channel[0].carousel());
         assert_eq!(explicit.trust.timestamp_days, config.trust.timestamp_days);
         assert_eq!(explicit.space.reserve, config.space.reserve);
     }
@@ -297,10 +380,20 @@ mod tests {
             (format!("{good}[space]\nreserve = '1 lot'\n"), "expected a size"),
             (format!("{good}[[channel]]\nname = 'main'\nkeep = 0\n"), "keep is 0"),
             (format!("{good}[[channel]]\nname = 'a'\n[[channel]]\nname = 'a'\n"), "configured twice"),
-            (format!("{good}rounds = 0\n"), "rounds is 0"),
+            (format!("{good}[[channel]]\nname = 'main'\nrounds = 0\n"), "rounds is 0"),
+            (format!("{good}[[channel]]\nname = 'Main'\n"), "a channel name"),
+            (format!("{good}rate_windows = [{{ from = '1:00', to = '02:00', rate = 'off' }}]\n"), "line 5"),
+            (
+                format!(
+                    "{good}rate_windows = [{{ from = '22:00', to = '06:00', rate = 'off' }}, {{ from = '05:00', to = \
+                     '07:00', rate = '1gbit' }}]\n"
+                ),
+                "overlap on mon at 05:00",
+            ),
             (format!("{good}mtu = 90\n"), "mtu is 90"),
             (format!("{good}repair = '40%'\n"), "repair is 40%"),
-            (format!("{good}[[lane]]\nname = 'b'\nto = '127.0.0.1:2'\n"), "found 2"),
+            (format!("{good}[[lane]]\nname = 'a'\nto = '127.0.0.1:2'\n"), "two lanes are named a"),
+            (format!("dir = '/x'\n{}", "[[lane]]\nname = 'b'\nto = '127.0.0.1:2'\n".repeat(9)), "found 9"),
             ("dir = '/x'\n".to_owned(), "missing field `lane`"),
         ] {
             let error = format!("{:#}", Config::parse(&bad).unwrap_err());

@@ -22,6 +22,7 @@ mod provider_zip;
 mod random;
 mod release;
 mod run;
+mod sending;
 mod status;
 mod store;
 mod submit;

@@ -9,12 +9,13 @@ use diodesync::pack::Space;
 use diodesync::release::catalog::Heading;
 use diodesync::release::delta::blocks_to_send;
 use diodesync::release::index::Index;
-use diodesync::send::ReleasePlan;
+use diodesync::send::{Begin, ReleasePlan};
 use diodesync::trust::Release;
 use serde::{Deserialize, Serialize};
 
 use crate::init::Keys;
-use crate::lane::{Control, Outgoing};
+use crate::lane::Control;
+use crate::sending::Outgoing;
 use crate::store::Store;
 
 /// Octets of metadata and facts that are written with an index, at most, about.
@@ -99,7 +100,7 @@ pub fn cut(
     let bundle = repository.sign(&keys.roles, store.roots()?, now_s, timestamp_days);
     store.commit_release(index.clone(), repository, bundle)?;
 
-    let outgoing = outgoing(&store, &index, 0, 0)?;
+    let outgoing = outgoing(&store, &index, if full { Begin::Anew } else { Begin::Superseding })?;
     let plan = &outgoing.plan;
     let cut = Cut {
         channel: channel.clone(),
@@ -113,8 +114,8 @@ pub fn cut(
     Ok((cut, outgoing))
 }
 
-/// What has to be sent of the newest release of a channel, from block `position` of round `round` on.
-pub fn outgoing(store: &Store, index: &Index, round: u8, position: usize) -> anyhow::Result<Outgoing> {
+/// What has to be sent of the newest release of a channel.
+pub fn outgoing(store: &Store, index: &Index, begin: Begin) -> anyhow::Result<Outgoing> {
     let baseline = index.baseline.map(|number| store.release(&index.channel, number)).transpose()?;
     let index_octets = index.encode();
     let trust = store.bundle.as_ref().context("there is no metadata for the release")?.encode();
@@ -129,7 +130,7 @@ pub fn outgoing(store: &Store, index: &Index, round: u8, position: usize) -> any
         blocks: blocks_to_send(index, baseline.as_ref()),
     };
     let control = Control { trust: Arc::new(trust), index: Arc::new(index_octets) };
-    Ok(Outgoing { plan, control, round, position })
+    Ok(Outgoing { plan, control, begin })
 }
 
 /// Signs a fresh timestamp over the present releases.

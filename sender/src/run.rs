@@ -9,6 +9,7 @@ use anyhow::Context;
 use diodesync::journal::{JournalExt, Key, Progress, SledJournal};
 use diodesync::link::ReceiverPublic;
 use diodesync::pack::{PackStore, fact};
+use diodesync::send::{Begin, LaneSlot};
 use diodesync_control::{DirLock, clock_s};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -19,6 +20,7 @@ use crate::housekeep;
 use crate::init::{Keys, LinkFile};
 use crate::lane::{self, LaneInput, LaneShared};
 use crate::release;
+use crate::sending::Sending;
 use crate::store::Store;
 
 /// How often the TUF timestamp is renewed.
@@ -46,11 +48,11 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         tracing::warn!(aside = %aside.display(), "the journal was damaged and is begun anew: the rounds of the newest release begin anew");
     }
     let journal = Arc::new(journal);
-    let lane_config = config.lane.first().context("there is no lane")?.clone();
-    let lane = Arc::new(LaneShared::new(lane_config));
+    let lanes: Vec<_> = config.lane.iter().cloned().map(|lane| Arc::new(LaneShared::new(lane))).collect();
     let store = Arc::new(Mutex::new(store));
+    let sending = Arc::new(Sending::new(config.channels(), store.clone(), journal.clone()));
     release::renew_timestamp(&store, &keys, clock_s(), config.trust.timestamp_days)?;
-    resume(&store.lock().unwrap_or_else(PoisonError::into_inner), &journal, &lane)?;
+    resume(&store.lock().unwrap_or_else(PoisonError::into_inner), &journal, &sending)?;
     let receivers: Vec<ReceiverPublic> =
         link.receivers.iter().map(|key| key.parse()).collect::<Result<_, _>>()?;
     let input = LaneInput {
@@ -59,9 +61,13 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         keys: keys.clone(),
         store: store.clone(),
         packs: packs.clone(),
-        journal: journal.clone(),
+        sending: sending.clone(),
+        lanes: lanes.len(),
     };
-    let thread = lane::start(lane.clone(), input)?;
+    let mut threads = Vec::new();
+    for (slot, lane) in (0..).zip(&lanes) {
+        threads.push(lane::start(lane.clone(), LaneSlot(slot), &input)?);
+    }
     let daemon = Arc::new(Daemon {
         link: link.link,
         keys,
@@ -69,7 +75,8 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         packs: packs.clone(),
         writer: Mutex::new(()),
         releaser: Mutex::new(()),
-        lane: lane.clone(),
+        lanes: lanes.clone(),
+        sending,
         receivers,
         exports: Exports::new(&dir, packs),
         config,
@@ -80,23 +87,23 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(serve(daemon));
-    lane.stop.store(true, Ordering::Relaxed);
-    let _ = thread.join();
+    lanes.iter().for_each(|lane| lane.stop.store(true, Ordering::Relaxed));
+    threads.into_iter().for_each(|thread| drop(thread.join()));
     // One that failed is no loss.
     let _ = diodesync::journal::Journal::flush(journal.as_ref());
     result
 }
 
 /// Goes on with the releases whose rounds are not complete.
-fn resume(store: &Store, journal: &SledJournal, lane: &LaneShared) -> anyhow::Result<()> {
+fn resume(store: &Store, journal: &SledJournal, sending: &Sending) -> anyhow::Result<()> {
     for (channel, index) in &store.newest {
         if store.complete(channel)?.is_some_and(|complete| complete >= index.number) {
             continue;
         }
         let progress: Option<Progress> = journal.read(&Key::Progress(channel.clone())).unwrap_or_default();
         let progress = progress.filter(|progress| progress.release == index.number.0);
-        let (round, position) = progress.map_or((0, 0), |p| (p.round, p.position as usize));
-        lane.send(release::outgoing(store, index, round, position)?);
+        let begin = progress.map_or(Begin::Anew, |p| Begin::At(p.round, p.position as usize));
+        sending.send(release::outgoing(store, index, begin)?);
     }
     Ok(())
 }
@@ -123,6 +130,8 @@ async fn renew(daemon: Arc<Daemon>) {
     loop {
         tokio::time::sleep(TIMESTAMP_INTERVAL).await;
         let days = daemon.config.trust.timestamp_days;
+        // A release that is cut in the meantime must not go out with older metadata.
+        let _one_at_a_time = daemon.releaser.lock().unwrap_or_else(PoisonError::into_inner);
         let renewed = release::renew_timestamp(&daemon.store, &daemon.keys, clock_s(), days);
         if let Err(error) = renewed {
             tracing::error!(error = format!("{error:#}"), "the TUF timestamp is not renewed");
@@ -130,7 +139,7 @@ async fn renew(daemon: Arc<Daemon>) {
         }
         let store = daemon.store.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bundle) = &store.bundle {
-            daemon.lane.trust_changed(bundle);
+            daemon.sending.trust_changed(bundle);
         }
     }
 }

@@ -37,8 +37,10 @@ pub struct LaneStatus {
     pub to: String,
     /// The session.
     pub session: u64,
-    /// The configured rate; none for as fast as it goes.
+    /// The rate that holds at this hour; none for as fast as it goes.
     pub rate_max_bits_per_s: Option<u64>,
+    /// Whether a rate window holds data back.
+    pub is_paused: bool,
     /// The rate over the last moments.
     pub rate_bits_per_s: u64,
     /// Datagrams sent.
@@ -89,8 +91,11 @@ impl Status {
         let mut out = String::new();
         let _ = writeln!(out, "Diodesync sender {}, link {}", self.version, self.link);
         for lane in &self.lanes {
-            let max =
-                lane.rate_max_bits_per_s.map_or("no limit".to_owned(), |rate| BitsPerS(rate).to_string());
+            let max = match lane.rate_max_bits_per_s {
+                _ if lane.is_paused => "none: a rate window holds data back".to_owned(),
+                Some(rate) => BitsPerS(rate).to_string(),
+                None => "no limit".to_owned(),
+            };
             let _ = writeln!(
                 out,
                 "\nlane {} to {}\n  rate      {} of {max}\n  sent      {} datagrams, {}, {} errors\n  session   {}",

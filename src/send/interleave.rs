@@ -62,10 +62,12 @@ impl Interleaver {
         self.slots.push(Slot { job, block, sent: 0 });
     }
 
-    /// Takes everything out, when another release supersedes it.
-    pub fn clear(&mut self) {
-        self.slots.clear();
+    /// Takes out what is not worth sending any more, or cannot be sent.
+    pub fn take_out(&mut self, mut which: impl FnMut(&Job) -> bool) -> Vec<(Job, EncodedBlock)> {
+        let out = self.slots.extract_if(.., |slot| which(&slot.job));
+        let out = out.map(|slot| (slot.job, slot.block)).collect();
         self.turn = 0;
+        out
     }
 
     /// The next symbol, and the job whose last one it is, with its block's buffers.

@@ -20,6 +20,11 @@ impl Pacer {
         Self { rate_bits_per_s, next: None }
     }
 
+    /// Goes on at another rate.
+    pub fn set_rate(&mut self, rate_bits_per_s: Option<u64>) {
+        self.rate_bits_per_s = rate_bits_per_s;
+    }
+
     /// How long to wait before the next datagram.
     pub fn wait(&self, now: Instant) -> Duration {
         self.next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now))

@@ -103,6 +103,17 @@ impl Transmitter {
         Ok(Some(Transmitted { bytes: out.len() - start, finished }))
     }
 
+    /// Appends a beacon as large as the lane's largest datagram, whatever is due: whether a lane works that did not is
+    /// seen by whether this goes out.
+    pub fn probe(&mut self, beacon: Beacon, out: &mut Vec<u8>) -> Result<usize, SealError> {
+        let start = out.len();
+        self.beacons |= 1;
+        self.write_beacon(beacon, out);
+        out.resize(out.len() + TAG_BYTES, 0);
+        self.sealer.seal(out.get_mut(start..).unwrap_or_default())?;
+        Ok(out.len() - start)
+    }
+
     /// Every other beacon is as large as the lane's largest datagram, so that a path that carries only small ones shows.
     /// None is larger: what does not fit is left out, the timestamp first, which a trust bundle brings too.
     fn write_beacon(&mut self, mut beacon: Beacon, out: &mut Vec<u8>) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use diodesync::fec::{Codec, Oti, RepairUse, repair_window};
 use diodesync::id::{BlockId, BlockNo, PackId, Sbn};
 use diodesync::limits::REPLAY_WINDOW;
-use diodesync::send::{Interleaver, Job};
+use diodesync::send::{Interleaver, Job, RunId};
 use diodesync::wire::ObjectId;
 
 use crate::scenario::Scenario;
@@ -45,6 +45,7 @@ fn job(number: u32, bytes: usize, percent: u32) -> (Job, Vec<u8>) {
     let oti = Oti::for_object(bytes as u32, 64, RepairUse::Data);
     let window = repair_window(oti.source_symbols(Sbn(0)) as usize, percent) as u32;
     let job = Job {
+        run: RunId(1),
         object: ObjectId::Block(BlockId { pack: PackId([1; 8]), block: BlockNo(number) }),
         oti,
         sbn: Sbn(0),

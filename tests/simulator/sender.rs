@@ -10,7 +10,9 @@ use diodesync::link::{Opener, Sealer};
 use diodesync::recv::BlockKey;
 use diodesync::release::delta::blocks_to_send;
 use diodesync::release::{Artifact, ArtifactKind, ArtifactName, Blob, Extent, Index, PackRun};
-use diodesync::send::{Pacer, ReleasePlan, RoundSettings, Rounds, Transmitter, Upcoming};
+use diodesync::send::{
+    LaneSet, LaneSlot, Pacer, ReleasePlan, RoundSettings, Rounds, RunId, Transmitter, Upcoming, Via,
+};
 use diodesync::trust::{Release, Repository, RoleKey, RoleKeys};
 use diodesync::wire::{Beacon, BeaconChannel, ObjectId, Outer, SymbolHeader};
 
@@ -143,6 +145,7 @@ pub enum Next {
 pub struct Low<'a> {
     source: &'a Source,
     rounds: Rounds,
+    via: Via,
     transmitter: Transmitter,
     pacer: Pacer,
     codec: Codec,
@@ -163,16 +166,17 @@ impl<'a> Low<'a> {
         now: Instant,
     ) -> Self {
         let (secret, session) = offer(&mut Rng::new(number.0, "session"), number);
-        let settings = RoundSettings {
+        let settings = RoundSettings { rounds: scenario.rounds, round_gap: scenario.round_gap };
+        let via = Via {
+            slot: LaneSlot(0),
             symbol_bytes: scenario.symbol_bytes,
             repair_percent: scenario.repair_percent,
-            rounds: scenario.rounds,
-            round_gap: scenario.round_gap,
         };
         let sealer = Sealer::new(secret.clone(), number).unwrap();
         Self {
             source,
-            rounds: Rounds::new(plan, settings, round, position),
+            rounds: Rounds::new(RunId(1), plan, settings, round, position),
+            via,
             transmitter: Transmitter::new(sealer, session, scenario.symbol_bytes, scenario.depth),
             pacer: Pacer::new(scenario.rate_bits_per_s),
             codec: Codec::default(),
@@ -196,7 +200,7 @@ impl<'a> Low<'a> {
         let mut wake = None;
         let mut is_complete = false;
         while self.transmitter.interleaver().has_room() {
-            match self.rounds.poll(now) {
+            match self.rounds.poll(now, &self.via, LaneSet::default().with(self.via.slot)) {
                 Upcoming::Job(job) => {
                     let key = BlockKey { object: job.object, sbn: job.sbn, oti: job.oti };
                     let (mut octets, repair) = self.buffers.pop().unwrap_or_default();

@@ -149,6 +149,7 @@ mod tests {
         let id = BlockId { pack: PackId([7; 8]), block: BlockNo(0) };
         let content: Vec<u8> = (0..3000).map(|n| (n * 31) as u8).collect();
         let job = Job {
+            run: diodesync::send::RunId(1),
             object: ObjectId::Block(id),
             oti: Oti::for_object(content.len() as u32, 1392, RepairUse::Data),
             sbn: Sbn(0),

@@ -60,9 +60,9 @@ pub struct Setup {
     pub mtu: u16,
     /// `lane.repair`.
     pub repair: String,
-    /// `lane.rounds`.
+    /// `channel.rounds` of `main`.
     pub rounds: u32,
-    /// `lane.round_gap`.
+    /// `channel.round_gap` of `main`.
     pub round_gap: String,
     /// `lane.burst`.
     pub burst: String,
@@ -438,8 +438,8 @@ impl Pair {
         low("rate", setup.rate.clone().into())?;
         low("mtu", i64::from(setup.mtu).into())?;
         low("repair", setup.repair.clone().into())?;
-        low("rounds", i64::from(setup.rounds).into())?;
-        low("round_gap", setup.round_gap.clone().into())?;
+        self.low.set(&["channel", "rounds"], i64::from(setup.rounds))?;
+        self.low.set(&["channel", "round_gap"], setup.round_gap.clone())?;
         low("burst", setup.burst.clone().into())?;
         self.high.set(&["lane", "listen"], listen.to_string())?;
         self.high.set(&["serve", "listen"], format!("127.0.0.1:{}", self.serve_port))

@@ -235,10 +235,10 @@ impl Stand {
         copy_tree(&self.fresh, &high)?;
         self.pair.low.set(&["lane", "rate"], weather.rate.clone())?;
         self.pair.low.set(&["lane", "mtu"], i64::from(weather.mtu))?;
-        self.pair.low.set(&["lane", "rounds"], i64::from(weather.rounds))?;
+        self.pair.low.set(&["channel", "rounds"], i64::from(weather.rounds))?;
         match weather.rounds {
-            1 => self.pair.low.unset(&["lane", "round_gap"])?,
-            _ => self.pair.low.set(&["lane", "round_gap"], "0s")?,
+            1 => self.pair.low.unset(&["channel", "round_gap"])?,
+            _ => self.pair.low.set(&["channel", "round_gap"], "0s")?,
         }
         let mut wrapper = WRAPPER.to_vec();
         if weather.unprivileged {

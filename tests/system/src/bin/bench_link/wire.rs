@@ -47,7 +47,7 @@ pub fn one_file(stand: &mut Stand, bytes: u64) -> Result<Wire> {
     let to: SocketAddr = stand.low_address()?;
     let socket = stand.gap()?.in_high(|| Ok(UdpSocket::bind(to)?))?;
     socket.set_read_timeout(Some(Duration::from_millis(20)))?;
-    stand.pair().low.set(&["lane", "rounds"], 1)?;
+    stand.pair().low.set(&["channel", "rounds"], 1)?;
     stand.submit(std::iter::once(("file".to_owned(), 1)), bytes)?;
     stand.pair().low.ok(&["release"])?;
 
