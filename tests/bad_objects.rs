@@ -5,8 +5,8 @@ mod world;
 
 use diodesync::codec::{put_run, put_varint};
 use diodesync::limits::{
-    ARTIFACTS_MAX, BLOBS_MAX, BLOCK_BYTES, EXTENTS_MAX, INDEX_BYTES_MAX, PACK_BLOCKS_MAX, PACKS_MAX,
-    PATH_BYTES_MAX, PROVIDER_PARTS_MAX,
+    ARTIFACTS_MAX, BLOBS_MAX, BLOCK_BYTES, EXTENTS_MAX, IMAGE_BLOBS_MAX, IMAGE_MANIFESTS_MAX,
+    INDEX_BYTES_MAX, PACK_BLOCKS_MAX, PACKS_MAX, PATH_BYTES_MAX, PROVIDER_PARTS_MAX,
 };
 use diodesync::release::{Index, IndexError};
 use diodesync::trust::Bundle;
@@ -422,6 +422,94 @@ fn providers() {
     refuse("a-key-that-is-not-listed", "not listed", &|lie| lie.keys[0].1 = 300);
     refuse("a-flag-of-two", "a provider's flags is 2", &|lie| lie.flag = 2);
     assert!(Index::parse(&with(&|lie| lie.flag = 0)).is_ok());
+}
+
+/// An image of one manifest and two blobs, in an index of version 2; the counts are of manifests and blobs.
+fn image(
+    names: [&str; 3],
+    root: u64,
+    manifests: &[(u64, &str)],
+    blobs: &[u64],
+    counts: [Option<u64>; 2],
+) -> Vec<u8> {
+    let mut out = vec![3];
+    names.iter().for_each(|name| put_run(&mut out, name.as_bytes()));
+    put_varint(&mut out, root);
+    put_varint(&mut out, counts[0].unwrap_or(manifests.len() as u64));
+    for (blob, media_type) in manifests {
+        put_varint(&mut out, *blob);
+        put_run(&mut out, media_type.as_bytes());
+    }
+    put_varint(&mut out, counts[1].unwrap_or(blobs.len() as u64));
+    blobs.iter().for_each(|blob| put_varint(&mut out, *blob));
+    Raw::with(|raw| {
+        raw.head[4] = 2;
+        raw.artifacts.push(out);
+    })
+}
+
+#[test]
+fn images() {
+    const NAMES: [&str; 3] = ["ghcr.io", "coder/coder", "v2"];
+    const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+    let good = image(NAMES, 0, &[(0, TYPE)], &[1, 2], [None; 2]);
+    assert_eq!(Index::parse(&good).unwrap().encode(), good);
+    let one = &[(0, TYPE)][..];
+    for registry in ["", "GHCR.io", "ghcr", "..", "a/b.c", "ghcr.io:0"] {
+        refused(
+            "a-registry-that-is-none",
+            "is refused",
+            &image([registry, "a", "v2"], 0, one, &[1], [None; 2]),
+        );
+    }
+    for repository in ["", "..", "a/../b", "A", "a//b", "a:b"] {
+        refused(
+            "a-repository-that-is-none",
+            "is refused",
+            &image(["ghcr.io", repository, "v2"], 0, one, &[1], [None; 2]),
+        );
+    }
+    for tag in ["", "..", "a/b", "-a"] {
+        refused("a-tag-that-is-none", "is refused", &image(["ghcr.io", "a", tag], 0, one, &[1], [None; 2]));
+    }
+    for media_type in ["", "json", "a/b\r\nx: y", "a/b; c=d", "/x"] {
+        refused(
+            "a-media-type-that-is-none",
+            "is not a media type",
+            &image(NAMES, 0, &[(0, media_type)], &[1], [None; 2]),
+        );
+    }
+    refused(
+        "a-manifest-that-is-not-among-them",
+        "not among its manifests",
+        &image(NAMES, 1, one, &[1], [None; 2]),
+    );
+    refused(
+        "a-manifest-that-is-not-listed",
+        "not listed",
+        &image(NAMES, 0, &[(0, TYPE), (9, TYPE)], &[], [None; 2]),
+    );
+    refused(
+        "manifests-out-of-order",
+        "out of order",
+        &image(NAMES, 0, &[(1, TYPE), (0, TYPE)], &[], [None; 2]),
+    );
+    refused("a-manifest-twice", "or twice", &image(NAMES, 0, &[(0, TYPE), (0, TYPE)], &[], [None; 2]));
+    refused("blobs-of-an-image-out-of-order", "out of order", &image(NAMES, 0, one, &[2, 1], [None; 2]));
+    refused("a-blob-of-an-image-twice", "or twice", &image(NAMES, 0, one, &[1, 1], [None; 2]));
+    refused("a-blob-of-an-image-that-is-not-listed", "not listed", &image(NAMES, 0, one, &[3], [None; 2]));
+    for (at, (what, max)) in
+        [("manifests", IMAGE_MANIFESTS_MAX), ("blobs", IMAGE_BLOBS_MAX)].into_iter().enumerate()
+    {
+        let lie = |count| {
+            let mut counts = [None; 2];
+            counts[at] = Some(count);
+            image(NAMES, 0, one, &[1], counts)
+        };
+        refused(what, &format!("an image's {what} is {}, the limit is {max}", max + 1), &lie(max + 1));
+        refused(what, "the limit is", &lie(u64::MAX));
+        refused(what, "truncated", &lie(max));
+    }
 }
 
 #[test]

@@ -224,6 +224,43 @@ fn check_signatures(pair: &Pair, client: &Client, made: &Made, signer: &Signer, 
     assert_eq!(own.body, made.layout.read(&made.index).unwrap());
 }
 
+/// A layer that no pack holds whole. It is of zeros, so that making it costs no time and no space.
+#[test]
+fn a_layer_of_more_than_two_gib_crosses() {
+    const LAYER_BYTES: u64 = (2 << 30) + (32 << 20) + 5;
+    let _alone = alone();
+    if let Err(skip) = oci::find(&["umoci"]) {
+        return skip.announce_or_fail_in_ci("a layer of more than 2 GiB");
+    }
+    let setup = Setup { name: "large", rounds: 2, rate: "400mbit".to_owned(), ..Setup::default() };
+    let mut pair = Pair::over_link(&setup, Weather::clear()).unwrap();
+    pair.start().unwrap();
+    let layout = Layout::new(&pair.dir.join("layout")).unwrap();
+    let zeros = pair.dir.join("zeros");
+    std::fs::File::create(&zeros).unwrap().set_len(LAYER_BYTES).unwrap();
+    let (hex, _) = tree::digest(&zeros).unwrap();
+    std::fs::rename(&zeros, layout.path(&hex)).unwrap();
+    layout.blob(b"{}").unwrap();
+    let layer = json!({
+        "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": format!("sha256:{hex}"), "size": LAYER_BYTES,
+    });
+    let config = oci::descriptor("application/vnd.oci.image.config.v1+json", b"{}");
+    let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer] });
+    layout.manifest(MANIFEST, &manifest, Some("large")).unwrap();
+    let clock = std::time::Instant::now();
+    let arguments = ["submit", "image", layout.dir.to_str().unwrap(), "--name", &format!("{NAME}:large")];
+    pair.low.run_within(&arguments, 10 * MINUTE).unwrap().ok().unwrap();
+    let submitted_s = clock.elapsed().as_secs();
+    // The second round is for machines that are too busy for the first.
+    pair.low.ok(&["release"]).unwrap();
+    pair.wait_published(1, 10 * MINUTE).unwrap();
+    let published_s = clock.elapsed().as_secs();
+    let mut https = pair.mirror().unwrap().https;
+    let served = https.digest(&format!("/v2/{NAME}/blobs/sha256:{hex}")).unwrap();
+    assert_eq!(served, (hex, LAYER_BYTES));
+    println!("submitted {submitted_s} s, published {published_s} s, served {} s", clock.elapsed().as_secs());
+}
+
 /// Layouts that are not right: each is refused with what is wrong and what to do, and nothing of it is staged.
 #[test]
 fn layouts_that_are_not_right() {
