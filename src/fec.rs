@@ -7,14 +7,19 @@
 //! No code notices a forged symbol: what comes here was authenticated, and what leaves here is compared with the index.
 
 mod block;
+mod encoded;
+mod rows;
 mod rs;
+mod shards;
 
 use crate::codec::CodecError;
 use crate::id::Sbn;
 use crate::limits::{BLOCK_BYTES, REPAIR_LOG2_MAX, SYMBOL_BYTES_MAX};
 
-pub use block::{Added, Block, Collecting, Decoded, Mismatch, Verified};
-pub use rs::{Codec, EncodedBlock, ShardError, encode_shards, restore_shards};
+pub use block::{Added, Block, Collecting, Decoded, Mismatch, Repair, Undecodable, Verified};
+pub use encoded::{EncodedBlock, Window};
+pub use rs::Codec;
+pub use shards::{ShardError, encode_shards, restore_shards};
 
 /// Object transmission information (RFC 5052 §6.2): what both sides must agree on to combine symbols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

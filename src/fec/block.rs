@@ -1,7 +1,7 @@
 //! A source block on the receiving side, by what is known of it: collecting → decoded → verified.
 
 use super::Oti;
-use super::rs::{Codec, Undecodable};
+use super::rs::Codec;
 use crate::id::{Blake3, Esi, Sbn};
 
 /// A source block in one of its states.
@@ -59,6 +59,20 @@ pub struct Mismatch {
     pub found: Blake3,
 }
 
+/// Repair symbols as they came.
+#[derive(Debug, Clone, Copy)]
+pub struct Repair<'a> {
+    /// Their ids, K and more.
+    pub esis: &'a [u32],
+    /// They themselves, end to end.
+    pub symbols: &'a [u8],
+}
+
+/// Lost symbols are more than repair symbols.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the block cannot be decoded from the symbols that are there")]
+pub struct Undecodable;
+
 impl Block<Collecting> {
     /// An empty source block. `buffer` is used again.
     pub fn new(oti: Oti, sbn: Sbn, mut buffer: Vec<u8>) -> Self {
@@ -83,6 +97,7 @@ impl Block<Collecting> {
     pub fn add(&mut self, esi: Esi, symbol: &[u8]) -> Added {
         let at = esi.0 as usize;
         let size = self.oti.symbol_bytes();
+        let missing = self.missing();
         let Some(word) = self.state.have.get_mut(at / 64) else { return Added::Duplicate };
         let bit = 1 << (at % 64);
         if *word & bit != 0 || symbol.len() != size {
@@ -92,6 +107,12 @@ impl Block<Collecting> {
             place.copy_from_slice(symbol);
             self.state.source_have += 1;
         } else if esi.0 < self.oti.encoding_symbols(self.sbn) {
+            if self.state.repair_esis.is_empty() {
+                // Once, and no more than can be needed: doubling would copy them again and again.
+                let most = missing.min(self.oti.repair_symbols()) as usize;
+                self.state.repair.reserve_exact(most * size);
+                self.state.repair_esis.reserve_exact(most);
+            }
             self.state.repair.extend_from_slice(symbol);
             self.state.repair_esis.push(esi.0);
         } else {
@@ -134,14 +155,8 @@ impl Block<Collecting> {
             return Err(Undecodable);
         }
         if self.lost() > 0 {
-            let k = self.oti.source_symbols(self.sbn) as usize;
-            let size = self.oti.symbol_bytes();
-            let lost = self.lost() as usize;
             let mut source = std::mem::take(&mut self.source);
-            let state = &self.state;
-            let numbers = state.repair_esis.iter().map(|esi| *esi as usize - k);
-            // More repair symbols than losses only slow the decoder down.
-            let repair = numbers.zip(state.repair.chunks_exact(size)).take(lost);
+            let repair = Repair { esis: &self.state.repair_esis, symbols: &self.state.repair };
             codec.restore(self.oti, self.sbn, &mut source, |at| self.has(at), repair)?;
             self.source = source;
         }

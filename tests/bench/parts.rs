@@ -1,8 +1,9 @@
 //! `cargo bench`: what each part of the link costs on one core, next to memcpy in the same run.
 //!
-//! Each line is the median of several runs of at least [`RUN`]. The data is one block, so it is in the second-level
-//! cache, as it is in the daemons, where one part follows the other. `cargo bench -- decode` runs what has that word in
-//! its name. Without `--bench` (as `cargo test --benches` does) everything runs once, to see that it works.
+//! Each line is the median of the turns of at least [`SPENT`]: most turns are short enough that other work on the machine
+//! interrupts only a few. The data is one block, so it is in the second-level cache, as it is in the daemons, where one
+//! part follows the other. `cargo bench -- decode` runs what has that word in its name. Without `--bench` (as
+//! `cargo test --benches` does) everything runs once, to see that it works.
 
 #![allow(missing_docs)]
 // A benchmark owns a clock.
@@ -15,19 +16,21 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use diodesync::fec::{Block, Codec, Collecting, EncodedBlock, Oti};
+use diodesync::fec::{Block, Codec, Collecting, EncodedBlock, Oti, Repair, Window, repair_window};
 use diodesync::id::{Blake3, BlockNo, Channel, Esi, PackId, ReleaseNo, Sbn, SessionNo, Sha256};
 use diodesync::limits::{BLOCK_BYTES, PACK_BLOCKS_MAX};
 use diodesync::link::{Opener, Sealer};
 use diodesync::release::index::{ArtifactKind, Blob, Extent, Index, PackRun};
 use diodesync::release::name::ArtifactName;
 use diodesync::wire::{Outer, symbol_bytes_for_mtu};
+use reed_solomon_simd::engine::DefaultEngine;
+use reed_solomon_simd::rate::{HighRateDecoder, RateDecoder};
 use world::Rng;
 
-/// The least time of one run.
-const RUN: Duration = Duration::from_millis(60);
-/// Runs of each part.
-const RUNS: usize = 7;
+/// The least time spent on each part.
+const SPENT: Duration = Duration::from_millis(400);
+/// The least number of turns.
+const TURNS: usize = 7;
 
 struct Bench {
     filter: Option<String>,
@@ -45,18 +48,14 @@ impl Bench {
             return turn();
         }
         turn();
-        let mut runs: Vec<Duration> = (0..RUNS)
-            .map(|_| {
-                let (mut spent, mut turns) = (Duration::ZERO, 0);
-                while spent < RUN {
-                    spent += turn();
-                    turns += 1;
-                }
-                spent / turns
-            })
-            .collect();
-        runs.sort();
-        runs[RUNS / 2]
+        let (mut spent, mut turns) = (Duration::ZERO, Vec::new());
+        while spent < SPENT || turns.len() < TURNS {
+            let time = turn();
+            spent += time;
+            turns.push(time);
+        }
+        turns.sort();
+        turns[turns.len() / 2]
     }
 
     /// A part that works through `bytes` octets in a turn.
@@ -134,16 +133,31 @@ fn encode(bench: &Bench, block: &[u8]) {
             buffers = encoded.into_buffers();
             time
         });
+        let symbols = repair_window(oti.source_symbols(Sbn(0)) as usize, 10) as u32;
+        if symbols < oti.repair_symbols() {
+            bench.bytes(&format!("{name}, a window of {symbols}"), BLOCK_BYTES, || {
+                let (mut source, repair) = std::mem::take(&mut buffers);
+                source.truncate(BLOCK_BYTES);
+                let window = Window { start: 0, symbols };
+                let (time, encoded) = timed(|| codec.encode_window(oti, Sbn(0), window, source, repair));
+                buffers = encoded.into_buffers();
+                time
+            });
+        }
     }
 }
 
-/// Everything arrived but the last `lost` source symbols, and as many repair symbols instead.
+/// Whether a source symbol is one of `lost`, which are spread over the block, as they come.
+fn is_lost(oti: Oti, lost: u32, at: u32) -> bool {
+    let k = u64::from(oti.source_symbols(Sbn(0)));
+    (u64::from(at) * u64::from(lost)) % k < u64::from(lost)
+}
+
+/// Everything arrived but `lost` source symbols, and as many repair symbols instead.
 fn collect(encoded: &EncodedBlock, lost: u32, buffer: Vec<u8>) -> Block<Collecting> {
     let k = encoded.oti().source_symbols(Sbn(0));
     let mut collecting = Block::new(encoded.oti(), Sbn(0), buffer);
-    // Losses are spread over the block, as they come.
-    let is_lost = |at: u32| (u64::from(at) * u64::from(lost)) % u64::from(k) < u64::from(lost);
-    let arrived = (0..k).filter(|at| !is_lost(*at)).chain(k..k + lost);
+    let arrived = (0..k).filter(|at| !is_lost(encoded.oti(), lost, *at)).chain(k..k + lost);
     arrived.for_each(|esi| {
         collecting.add(Esi(esi), encoded.symbol(Esi(esi)));
     });
@@ -153,7 +167,7 @@ fn collect(encoded: &EncodedBlock, lost: u32, buffer: Vec<u8>) -> Block<Collecti
 fn decode(bench: &Bench, block: &[u8]) {
     let mut codec = Codec::default();
     for (mtu, repair_log2, losses) in
-        [(1500, 8, [0, 1, 4, 8, 16, 38, 75, 94]), (9000, 5, [0, 1, 2, 4, 6, 8, 12, 16])]
+        [(1500, 8, [1, 4, 10, 20, 41, 80, 94, 256]), (9000, 6, [1, 2, 4, 6, 10, 20, 41, 64])]
     {
         let encoded = codec.encode(oti(mtu, repair_log2), Sbn(0), block.to_vec(), Vec::new());
         let k = encoded.oti().source_symbols(Sbn(0));
@@ -163,7 +177,7 @@ fn decode(bench: &Bench, block: &[u8]) {
             buffer = collecting.decode(&mut codec).expect("it is complete").into_bytes();
             time
         });
-        for lost in losses {
+        for lost in [0].into_iter().chain(losses) {
             bench.bytes(&format!("decode with its BLAKE3, K {k}, {lost} lost"), BLOCK_BYTES, || {
                 let collecting = collect(&encoded, lost, std::mem::take(&mut buffer));
                 let (time, decoded) = timed(|| collecting.decode(&mut codec));
@@ -173,7 +187,52 @@ fn decode(bench: &Bench, block: &[u8]) {
                 time
             });
         }
+        for lost in losses {
+            decode_alone(bench, &mut codec, &encoded, lost);
+        }
     }
+}
+
+/// What decoding alone costs, next to the crate's decoder in the same run.
+fn decode_alone(bench: &Bench, codec: &mut Codec, encoded: &EncodedBlock, lost: u32) {
+    let oti = encoded.oti();
+    let (k, size) = (oti.source_symbols(Sbn(0)), oti.symbol_bytes());
+    let whole: Vec<u8> = (0..k).flat_map(|at| encoded.symbol(Esi(at)).to_vec()).collect();
+    let esis: Vec<u32> = (k..k + lost).collect();
+    let symbols: Vec<u8> = esis.iter().flat_map(|esi| encoded.symbol(Esi(*esi)).to_vec()).collect();
+    let has: Vec<bool> = (0..k).map(|at| !is_lost(oti, lost, at)).collect();
+    let mut source = whole.clone();
+    bench.bytes(&format!("decode alone, K {k}, {lost} lost"), BLOCK_BYTES, || {
+        let gone = source.chunks_mut(size).zip(&has).filter(|(_, has)| !**has);
+        gone.for_each(|(symbol, _)| symbol.fill(0xaa));
+        let repair = Repair { esis: &esis, symbols: &symbols };
+        let (time, done) = timed(|| codec.restore(oti, Sbn(0), &mut source, |at| has[at], repair));
+        done.expect("there are enough");
+        assert_eq!(source, whole);
+        time
+    });
+    let (count, repair_count) = (k as usize, oti.repair_symbols() as usize);
+    let decoder = HighRateDecoder::new(count, repair_count, size, DefaultEngine::new(), None);
+    let mut decoder = decoder.expect("it is within bounds");
+    bench.bytes(&format!("decode alone in full, K {k}, {lost} lost"), BLOCK_BYTES, || {
+        let run = || {
+            decoder.reset(count, repair_count, size)?;
+            for (at, symbol) in source.chunks(size).enumerate().filter(|(at, _)| has[*at]) {
+                decoder.add_original_shard(at, symbol)?;
+            }
+            for (number, symbol) in symbols.chunks(size).enumerate() {
+                decoder.add_recovery_shard(number, symbol)?;
+            }
+            for (at, symbol) in decoder.decode()?.restored_original_iter() {
+                source[at * size..(at + 1) * size].copy_from_slice(symbol);
+            }
+            Ok::<_, reed_solomon_simd::Error>(())
+        };
+        let (time, done) = timed(run);
+        done.expect("there are enough");
+        assert_eq!(source, whole);
+        time
+    });
 }
 
 fn seal_and_open(bench: &Bench) {
