@@ -85,6 +85,8 @@ pub const IMAGE_MANIFESTS_BYTES_MAX: u64 = 64 << 20;
 pub const REFERRERS_BYTES_MAX: usize = 64 << 20;
 /// Octets of the control paragraph of a Debian package.
 pub const CONTROL_BYTES_MAX: u64 = 1 << 20;
+/// Fields of it.
+pub const CONTROL_FIELDS_MAX: usize = 256;
 
 /// Octets of one journal value.
 pub const JOURNAL_VALUE_BYTES_MAX: usize = 4096;

@@ -5,6 +5,7 @@ pub mod delta;
 pub mod image;
 pub mod index;
 pub mod name;
+pub mod package;
 pub mod provider;
 pub mod retention;
 

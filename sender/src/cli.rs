@@ -100,6 +100,13 @@ enum Submit {
         #[command(flatten)]
         args: submit::FilesArgs,
     },
+    /// Debian packages, for a suite of the archive that the mirror serves
+    Packages {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: submit::PackagesArgs,
+    },
     /// A container image from an OCI layout, with its signatures
     Image {
         #[command(flatten)]
@@ -141,6 +148,10 @@ async fn ask(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Submit(Submit::Files { common, args }) => {
             let answer = submit::files(&client(&common)?, args).await?;
+            report_submission(&common, &answer);
+        }
+        Command::Submit(Submit::Packages { common, args }) => {
+            let answer = submit::packages(&client(&common)?, args).await?;
             report_submission(&common, &answer);
         }
         Command::Submit(Submit::Image { common, args }) => {

@@ -14,6 +14,7 @@ use diodesync::pack::{Blobs, PackError, PackStore};
 use diodesync::release::catalog::{Catalog, Heading};
 use diodesync::release::index::{ArtifactKind, Blob, Extent, check_names};
 use diodesync::release::name::ArtifactName;
+use diodesync::release::package::check_versions;
 use sha2::Digest;
 
 use crate::random;
@@ -214,11 +215,19 @@ impl<'a> Submission<'a> {
 
     /// The artifact that the next release of the channel would have under this name.
     pub fn present(&self, name: &ArtifactName) -> Option<ArtifactKind> {
+        if let Some(own) = self.artifacts.get(name) {
+            return Some(own.clone());
+        }
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let staged = store.staged.values().rev().filter(|index| index.channel == self.channel);
         let newest = store.newest.get(&self.channel);
         let found = staged.chain(newest).find_map(|index| index.artifacts.get(name));
         found.cloned()
+    }
+
+    /// Whether this submission has such an artifact.
+    pub fn has(&self, name: &ArtifactName) -> bool {
+        self.artifacts.contains_key(name)
     }
 
     /// Adds an artifact made of blobs that were put in.
@@ -238,6 +247,9 @@ impl<'a> Submission<'a> {
         let mut names = store.present(&self.channel);
         names.extend(self.artifacts.clone());
         check_names(names.keys()).context("with what was submitted before")?;
+        let others = store.newest.iter().filter(|(channel, _)| **channel != self.channel);
+        let others = others.flat_map(|(_, index)| &index.artifacts);
+        check_versions(names.iter().chain(others)).context("with what was submitted before")?;
         for (channel, index) in store.newest.iter().filter(|(channel, _)| **channel != self.channel) {
             if let Some(name) = self.artifacts.keys().find(|name| index.artifacts.contains_key(name)) {
                 anyhow::bail!(

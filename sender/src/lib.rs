@@ -9,6 +9,7 @@
 mod api;
 mod cli;
 mod config;
+mod deb;
 #[cfg(test)]
 mod every_byte;
 mod export;

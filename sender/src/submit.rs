@@ -13,6 +13,7 @@
 mod command;
 mod image;
 mod layout;
+mod packages;
 mod server;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use command::{FilesArgs, ProviderArgs, files, provider};
 pub use image::{ImageArgs, image};
+pub use packages::{PackagesArgs, packages};
 pub use server::receive;
 
 const TAG_MESSAGE: u8 = 1;
@@ -44,7 +46,7 @@ enum Message {
     },
     /// A file follows.
     File {
-        /// Its path in the tree that is served; for a provider, its file name; for an image, its digest.
+        /// Its path in the tree that is served; for a provider or a package, its file name; for an image, its digest.
         path: String,
         /// What it is.
         role: Role,
@@ -79,6 +81,13 @@ enum What {
         /// The manifest of each tag.
         tags: BTreeMap<String, Sha256>,
     },
+    /// Debian packages.
+    Packages {
+        /// The suite.
+        suite: String,
+        /// The component of it.
+        component: String,
+    },
 }
 
 /// What a file is.
@@ -101,6 +110,8 @@ enum Role {
     Manifest,
     /// A configuration or layer of an image. Those that the daemon holds are left out.
     Blob,
+    /// A Debian package.
+    Package,
 }
 
 fn frame_head(tag: u8, bytes: usize) -> [u8; 5] {

@@ -74,6 +74,19 @@ pub(super) struct Item {
     pub bytes: u64,
 }
 
+impl Item {
+    /// A regular file under its own name.
+    pub fn of(path: &Path, role: Role) -> anyhow::Result<Self> {
+        let metadata = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+        if !metadata.is_file() {
+            bail!("{} is not a regular file", path.display());
+        }
+        let name = path.file_name().with_context(|| format!("{} has no file name", path.display()))?;
+        let name = utf8(path, name)?.to_owned();
+        Ok(Self { source: path.to_owned(), path: name, role, bytes: metadata.len() })
+    }
+}
+
 /// Submits plain files.
 pub async fn files(client: &Client, args: FilesArgs) -> anyhow::Result<Value> {
     let prefix = args.into.as_deref().map(|into| into.trim_end_matches('/')).filter(|into| !into.is_empty());
@@ -147,16 +160,7 @@ pub async fn provider(client: &Client, args: ProviderArgs) -> anyhow::Result<Val
     let proof = proof.chain(args.signature.iter().map(|path| (path, Role::Signature)));
     let proof = proof.chain(args.key.iter().map(|path| (path, Role::Key)));
     let files = proof.chain(args.zips.iter().map(|path| (path, Role::Archive)));
-    let mut items = Vec::new();
-    for (path, role) in files {
-        let metadata = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
-        if !metadata.is_file() {
-            bail!("{} is not a regular file", path.display());
-        }
-        let name = path.file_name().with_context(|| format!("{} has no file name", path.display()))?;
-        let name = utf8(path, name)?.to_owned();
-        items.push(Item { source: path.clone(), path: name, role, bytes: metadata.len() });
-    }
+    let items = files.map(|(path, role)| Item::of(path, role)).collect::<Result<_, _>>()?;
     let what =
         What::Provider { address: address.to_string(), protocols: args.protocol, unsigned: args.unsigned };
     send(client, args.channel, what, items).await

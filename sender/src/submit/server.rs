@@ -18,7 +18,7 @@ use diodesync::release::provider::{ProofInput, split_keys, verify};
 use diodesync_control::clock_s;
 use tokio::sync::mpsc;
 
-use super::{FRAME_BYTES_MAX, Message, Role, TAG_DATA, TAG_MESSAGE, What, image};
+use super::{FRAME_BYTES_MAX, Message, Role, TAG_DATA, TAG_MESSAGE, What, image, packages};
 use crate::ingest::{BlobWriter, Submission, Totals};
 use crate::provider_zip;
 use crate::store::Store;
@@ -44,6 +44,9 @@ pub fn receive(
             let address = address.parse()?;
             let files = take_provider_files(&mut submission, &mut frames)?;
             check_provider(&mut submission, &address, protocols, unsigned, files)?;
+        }
+        What::Packages { suite, component } => {
+            packages::take(&mut submission, &mut frames, &suite.parse()?, &component)?
         }
         What::Image { repository, tags } => image::take(&mut submission, &mut frames, &repository, tags)?,
     }
