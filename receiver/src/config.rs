@@ -26,6 +26,17 @@ pub struct Config {
     pub channel: Vec<ChannelConfig>,
     /// The mirror.
     pub serve: Serve,
+    /// The archive of Debian packages.
+    #[serde(default)]
+    pub apt: Apt,
+}
+
+/// The archive of Debian packages.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Apt {
+    /// The site's OpenPGP secret key, ASCII-armored, without a passphrase, readable by its owner alone; in place of ours.
+    pub signing_key: Option<PathBuf>,
 }
 
 /// Room on the disk.
@@ -139,6 +150,10 @@ hosts = {hosts:?}
 # The site's own certificate in place of ours:
 # certificate = "/etc/ssl/mirror.pem"
 # key = "/etc/ssl/private/mirror.key"
+
+[apt]
+# The site's OpenPGP key for the archive of packages, ASCII-armored, in place of ours (keys/apt.key):
+# signing_key = "/etc/diodesync/apt.key"
 
 # Room that blocks leave free on the file system of the packs.
 # [space]

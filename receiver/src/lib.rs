@@ -9,6 +9,7 @@
 //! module's notices.
 
 mod api;
+mod apt;
 mod certs;
 mod cli;
 mod config;

@@ -13,6 +13,7 @@ mod damage;
 mod every_byte;
 mod facts;
 mod image;
+mod package;
 mod proof;
 mod retention;
 
@@ -32,6 +33,7 @@ use diodesync::trust::{Bundle, Target, TrustState, target_name, verify, verify_t
 use diodesync::wire::{Beacon, ObjectId};
 use diodesync_control::{clock_ms, clock_s};
 
+use crate::apt::Signer;
 use crate::handover::{Inbox, Notice, Order};
 use crate::lane::Ledger;
 use crate::serve::{Site, SiteHandle};
@@ -120,12 +122,14 @@ pub struct PublishInput {
     pub orders: Sender<Order>,
     /// What is served.
     pub site: SiteHandle,
+    /// Signs the archive of packages.
+    pub apt: Arc<Signer>,
     /// Releases that each channel keeps.
     pub keep: BTreeMap<Channel, usize>,
 }
 
 /// What is published at the start, before anything is judged: the facts, nothing else.
-pub fn restore_site(dir: &std::path::Path, packs: &Arc<PackStore>) -> anyhow::Result<Site> {
+pub fn restore_site(dir: &std::path::Path, packs: &Arc<PackStore>, apt: &Signer) -> anyhow::Result<Site> {
     let facts = Facts::open(dir)?;
     let (mut releases, mut kept) = (Vec::new(), Vec::new());
     for (channel, number) in facts.published()? {
@@ -138,7 +142,15 @@ pub fn restore_site(dir: &std::path::Path, packs: &Arc<PackStore>) -> anyhow::Re
         }
     }
     let site = Site::new(releases, packs.clone()).context("what was published cannot be served")?;
-    Ok(site.keeping(kept))
+    // What a disk has changed must not keep everything else from being served.
+    let archive = apt.archive(site.releases(), packs, None, clock_s()).unwrap_or_else(|error| {
+        tracing::error!(
+            error = format!("{error:#}"),
+            "the archive of packages is not served; run: diode-receiver verify"
+        );
+        Default::default()
+    });
+    Ok(site.keeping(kept).with_apt(archive))
 }
 
 /// Starts the publisher's thread.
@@ -291,6 +303,7 @@ impl Publisher {
             self.committed = Instant::now();
         }
         self.publish_what_is_whole()?;
+        self.renew_apt()?;
         self.look_for_damage();
         self.update_view();
         self.retain_some();
@@ -591,6 +604,7 @@ impl Publisher {
         let Some(arrival) = self.arrivals.get(channel) else { return Ok(()) };
         proof::check(arrival.index(), &self.input.packs)?;
         image::check(arrival.index(), &self.input.packs)?;
+        package::check(arrival.index(), &self.input.packs)?;
         self.site_with(channel, arrival.index()).map(|_| ())
     }
 
@@ -605,7 +619,27 @@ impl Publisher {
             served.kept().iter().cloned().partition(of_channel);
         let mut before = [kept_before, before].concat();
         before.drain(..before.len().saturating_sub(self.retention.keep(channel) - 1));
-        Ok(site.keeping([kept_others, before].concat()))
+        let site = site.keeping([kept_others, before].concat());
+        self.with_apt(site, &served)
+    }
+
+    /// With the archive of its packages, signed now.
+    fn with_apt(&self, site: Site, before: &Site) -> anyhow::Result<Site> {
+        let (packs, apt) = (&self.input.packs, &self.input.apt);
+        let archive = apt.archive(site.releases(), packs, Some(before.apt()), clock_s())?;
+        Ok(site.with_apt(archive))
+    }
+
+    /// Signs the archive of packages anew in time, so that it is valid for as long as this runs.
+    fn renew_apt(&mut self) -> anyhow::Result<()> {
+        let served = self.input.site.load();
+        if !served.apt().is_due(clock_s()) {
+            return Ok(());
+        }
+        let site = Site::new(served.releases().to_vec(), self.input.packs.clone())?;
+        let site = self.with_apt(site.keeping(served.kept().to_vec()), &served)?;
+        self.input.site.switch(Arc::new(site));
+        Ok(())
     }
 
     /// The switch: the fact, then what is served.

@@ -13,6 +13,7 @@ use diodesync_control::{DirLock, clock_s};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::{self, Daemon};
+use crate::apt::Signer;
 use crate::certs;
 use crate::config::Config;
 use crate::handover::Inbox;
@@ -40,7 +41,9 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     let journal = Arc::new(journal);
     let ledger = Arc::new(Ledger::open(&dir, packs.clone(), journal.clone())?);
     let inbox = Inbox::open(&dir)?;
-    let site = SiteHandle::new(Arc::new(publish::restore_site(&dir, &packs)?));
+    let host = config.serve.hosts.first().map_or("", String::as_str);
+    let apt = Arc::new(Signer::open(&dir, config.apt.signing_key.as_deref(), host)?);
+    let site = SiteHandle::new(Arc::new(publish::restore_site(&dir, &packs, &apt)?));
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let listener = runtime.block_on(tokio::net::TcpListener::bind(config.serve.listen));
@@ -67,6 +70,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         notices: from_lane,
         orders,
         site: site.clone(),
+        apt,
         keep: config.keep(),
     };
     // First, so that the lane knows which blocks are wanted before it writes one.

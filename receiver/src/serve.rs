@@ -6,6 +6,7 @@
 //! | `/client/` | what a client needs: the authority's certificate, a `.terraformrc`, a `registries.conf`, a `hosts.toml` |
 //! | `/.well-known/terraform.json`, `/v1/providers/…` | the origin registries, replayed with their own proofs ([`registry`]) |
 //! | `/mirror/…` | Terraform's network mirror protocol ([`mirror`]) |
+//! | `/apt/…` | a Debian archive ([`apt`]) |
 //! | `/v2/…` | a registry of container images ([`oci`]) |
 //! | `/blobs/SHA256/NAME` | any published blob by its digest |
 //! | `/files/…`, `/files.json`, `/files.sha256` | the file tree ([`files`]) |
@@ -16,6 +17,7 @@
 //! request are looked up in the snapshot's tables and never on the file system. What came from the low side is offered
 //! for download only and never as something that a browser would run.
 
+mod apt;
 mod blob;
 mod client;
 mod files;
@@ -104,6 +106,9 @@ pub fn router(site: SiteHandle, client: ClientFiles) -> Router {
         .route("/client/", get(client::page))
         .route("/client/ca.pem", get(client::ca_pem))
         .route("/client/terraformrc", get(client::terraformrc))
+        .route("/apt/{*path}", get(apt::file))
+        .route("/client/apt-key.asc", get(apt::key))
+        .route("/client/diodesync.sources", get(apt::sources))
         .route("/client/registries.conf", get(client::images::registries_conf))
         .route("/client/hosts.toml", get(client::images::hosts_toml))
         .route("/.well-known/terraform.json", get(registry::discovery))

@@ -87,7 +87,8 @@ impl World {
     fn start(&self) -> anyhow::Result<High> {
         let ledger = Arc::new(Ledger::open(&self.dir(), self.packs.clone(), self.journal.clone())?);
         let inbox = Inbox::open(&self.dir())?;
-        let site = SiteHandle::new(Arc::new(restore_site(&self.dir(), &self.packs)?));
+        let apt = Arc::new(Signer::generate("gw")?);
+        let site = SiteHandle::new(Arc::new(restore_site(&self.dir(), &self.packs, &apt)?));
         let (notices, from_lane) = channel();
         let (orders, from_publisher) = channel();
         let input = PublishInput {
@@ -100,6 +101,7 @@ impl World {
             notices: from_lane,
             orders,
             site,
+            apt,
             keep: BTreeMap::new(),
         };
         let publisher = open(Arc::new(PublishShared::new()), input)?;

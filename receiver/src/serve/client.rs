@@ -32,7 +32,7 @@ pub struct ClientFiles {
 
 impl ClientFiles {
     /// The gateway's URL as this client knows it.
-    fn base(&self, headers: &HeaderMap) -> String {
+    pub(super) fn base(&self, headers: &HeaderMap) -> String {
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
         match host.filter(|host| is_authority(host)) {
             Some(host) => format!("https://{host}"),
@@ -237,6 +237,7 @@ pub async fn page(State(gateway): State<Gateway>, asked: Asked) -> Response {
     ));
     page.raw("</pre>\n");
     images::section(&mut page, &asked.site, &base, gateway.client.ca_pem.is_some());
+    super::apt::section(&mut page, &asked.site, &base);
     page.raw("<h2>Files</h2>\n<p>").link("/files/", "Browse").raw(", or copy all and check:</p>\n<pre>");
     page.text(&format!(
         "wget -r -np -nH --cut-dirs=1 -R 'index.html*' {base}/files/\n\

@@ -13,6 +13,7 @@ use diodesync::release::{ArtifactKind, ArtifactName, Blob, Index, IndexError, Pr
 use thiserror::Error;
 
 use super::images::Images;
+use crate::apt::Archive;
 
 /// Why releases cannot be served beside each other.
 #[derive(Debug, Error)]
@@ -116,6 +117,7 @@ pub struct Site {
     /// By path. The directories are implied: all that is in `a` lies side by side, as what starts with `a/`.
     files: BTreeMap<String, FileEntry>,
     images: Images,
+    apt: Arc<Archive>,
 }
 
 impl Site {
@@ -175,7 +177,7 @@ impl Site {
                 }
             }
         }
-        Ok(Self { packs, releases, kept: Vec::new(), providers, files, images })
+        Ok(Self { packs, releases, kept: Vec::new(), providers, files, images, apt: Arc::default() })
     }
 
     /// Lets the blobs of these releases be read by digest as well, so that who read the name of a blob just before a
@@ -188,6 +190,17 @@ impl Site {
         }
         self.kept = kept;
         self
+    }
+
+    /// With the archive of its packages.
+    pub fn with_apt(mut self, apt: Archive) -> Self {
+        self.apt = Arc::new(apt);
+        self
+    }
+
+    /// The archive of its packages.
+    pub fn apt(&self) -> &Archive {
+        &self.apt
     }
 
     /// The releases whose blobs can still be read by digest.

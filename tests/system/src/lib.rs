@@ -8,6 +8,7 @@
 //! | [`nonces`] | what the sender has sealed with, over all its sessions |
 //! | [`weather`] | a one-way UDP path in user space, with seeded bad weather |
 //! | [`netns`] | a one-way path between two network namespaces |
+//! | [`deb`] | Debian packages |
 //! | [`provider`] | a Terraform provider release as a registry has it, signed |
 //! | [`oci`] | container images, signed, and the real `skopeo` and `podman` |
 //! | [`terraform`] | the real `terraform`, in an empty environment |
@@ -18,6 +19,7 @@
 //! | [`scratch`], [`prng`], [`skip`] | temporary folders, seeded numbers, tests that cannot run here |
 
 pub mod bins;
+pub mod deb;
 pub mod https;
 pub mod mirror;
 pub mod netns;

@@ -1,0 +1,273 @@
+//! The published packages as a Debian archive, signed with the site's own key.
+//!
+//! ```text
+//! dists/SUITE/InRelease, Release, Release.gpg
+//! dists/SUITE/COMPONENT/binary-ARCH/Packages           and the same by-hash/SHA256/HEX
+//! pool/SHA256/PACKAGE_VERSION_ARCH.deb                 straight out of packs
+//! ```
+//!
+//! A mirror of a part of an archive cannot be signed by the archive's key, so the site signs: its `Release` says what is
+//! here, and lives for [`VALID_DAYS`], renewed every day for as long as the gateway lives. Packages of architecture `all`
+//! have an index of their own, which apt takes with any architecture's. The indexes of the release before stay under
+//! their digests, for a client in the middle of an update.
+//!
+//! Formats: <https://wiki.debian.org/DebianRepository/Format>.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use diodesync::id::Sha256;
+use diodesync::limits::CONTROL_BYTES_MAX;
+use diodesync::pack::{Blobs, PackStore, fact};
+use diodesync::release::package::Control;
+use diodesync::release::{ArtifactKind, ArtifactName, Index, Suite};
+use jiff::Timestamp;
+use pgp::composed::{
+    ArmorOptions, CleartextSignedMessage, Deserializable, DetachedSignature, KeyType, SecretKeyParamsBuilder,
+    SignedPublicKey, SignedSecretKey,
+};
+use pgp::crypto::hash::HashAlgorithm;
+use pgp::types::Password;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+/// Days after which a client takes the archive for stale.
+pub const VALID_DAYS: u64 = 14;
+/// Seconds after which everything is signed anew.
+pub const RENEW_S: u64 = 86_400;
+
+/// The site's key for its archive.
+pub struct Signer {
+    key: SignedSecretKey,
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Signer(…)")
+    }
+}
+
+/// What apt is served, besides the packages.
+#[derive(Debug, Default)]
+pub struct Archive {
+    /// By path below the archive.
+    files: BTreeMap<String, Arc<[u8]>>,
+    /// Paths under a digest, which the next archive keeps.
+    by_hash: BTreeSet<String>,
+    /// Suites with their components.
+    suites: BTreeMap<Suite, BTreeSet<String>>,
+    /// The public key, ASCII-armored.
+    key: String,
+    /// When it was signed, in seconds since 1970.
+    signed_s: u64,
+}
+
+impl Signer {
+    /// A fresh key.
+    pub fn generate(host: &str) -> anyhow::Result<Self> {
+        let mut parameters = SecretKeyParamsBuilder::default();
+        parameters
+            .key_type(KeyType::Ed25519Legacy)
+            .can_certify(true)
+            .can_sign(true)
+            .primary_user_id(format!("Diodesync archive {host}"));
+        let key =
+            parameters.build().context("an OpenPGP key cannot be made")?.generate(StdRng::from_entropy());
+        Ok(Self { key: key.context("an OpenPGP key cannot be made")? })
+    }
+
+    /// The key of the configuration, or the receiver's own, which is made when it is needed first.
+    pub fn open(dir: &Path, configured: Option<&Path>, host: &str) -> anyhow::Result<Self> {
+        let own = dir.join("keys/apt.key");
+        if configured.is_none() && !own.exists() {
+            let signer = Self::generate(host)?;
+            let armored = signer.key.to_armored_string(ArmorOptions::default())?;
+            fact::write_atomic(&own, 0o600, &[armored.as_bytes()])?;
+            return Ok(signer);
+        }
+        let path = configured.unwrap_or(&own);
+        let what =
+            || format!("{} is not an ASCII-armored OpenPGP secret key without a passphrase", path.display());
+        fact::check_private(path)?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let (key, _) = SignedSecretKey::from_string(&text).with_context(what)?;
+        let signer = Self { key };
+        // A key that cannot sign is found at the start.
+        signer.clearsign("\n").with_context(what)?;
+        Ok(signer)
+    }
+
+    fn clearsign(&self, text: &str) -> anyhow::Result<String> {
+        let signed = CleartextSignedMessage::sign(
+            StdRng::from_entropy(),
+            text,
+            &self.key.primary_key,
+            &Password::empty(),
+        )?;
+        Ok(signed.to_armored_string(ArmorOptions::default())?)
+    }
+
+    fn sign(&self, text: &str) -> anyhow::Result<String> {
+        let signature = DetachedSignature::sign_binary_data(
+            StdRng::from_entropy(),
+            &self.key.primary_key,
+            &Password::empty(),
+            HashAlgorithm::Sha512,
+            Cursor::new(text.as_bytes()),
+        )?;
+        Ok(signature.to_armored_string(ArmorOptions::default())?)
+    }
+
+    /// The archive of these releases. `before` is the one that it replaces.
+    ///
+    /// # Errors
+    /// The first package whose control file cannot be read or is not one.
+    pub fn archive(
+        &self,
+        releases: &[Arc<Index>],
+        packs: &PackStore,
+        before: Option<&Archive>,
+        now_s: u64,
+    ) -> anyhow::Result<Archive> {
+        let mut suites: BTreeMap<Suite, BTreeMap<(String, String), Vec<u8>>> = BTreeMap::new();
+        for index in releases {
+            for (name, kind) in &index.artifacts {
+                let (ArtifactName::Package(name), ArtifactKind::Package(package)) = (name, kind) else {
+                    continue;
+                };
+                let control = control_of(index, packs, &package.control).with_context(|| name.to_string())?;
+                let deb = index.blobs.get(&package.deb).context("a blob is not listed")?;
+                let place = format!("pool/{}/{}", package.deb, name.file_name());
+                let suite = suites.entry(name.suite.clone()).or_default();
+                let packages = suite.entry((name.component.clone(), name.architecture.clone())).or_default();
+                control.put_stanza(&place, deb.bytes, &package.deb, packages);
+            }
+        }
+        let key = SignedPublicKey::from(self.key.clone()).to_armored_string(ArmorOptions::default())?;
+        let mut archive = Archive { key, signed_s: now_s, ..Archive::default() };
+        for (suite, indexes) in suites {
+            self.put_suite(&mut archive, suite, indexes, now_s)?;
+        }
+        for path in before.iter().flat_map(|before| &before.by_hash) {
+            if let Some(content) = before.and_then(|before| before.files.get(path)) {
+                archive.files.entry(path.clone()).or_insert_with(|| content.clone());
+            }
+        }
+        Ok(archive)
+    }
+
+    fn put_suite(
+        &self,
+        archive: &mut Archive,
+        suite: Suite,
+        indexes: BTreeMap<(String, String), Vec<u8>>,
+        now_s: u64,
+    ) -> anyhow::Result<()> {
+        let components: BTreeSet<String> = indexes.keys().map(|(component, _)| component.clone()).collect();
+        let architectures: BTreeSet<&str> = indexes.keys().map(|(_, arch)| arch.as_str()).collect();
+        let join = |words: &mut dyn Iterator<Item = &str>| words.collect::<Vec<_>>().join(" ");
+        let mut release = format!(
+            "Origin: Diodesync\nLabel: Diodesync\nSuite: {suite}\nCodename: {suite}\nDate: {}\nValid-Until: {}\n\
+             Acquire-By-Hash: yes\nArchitectures: {}\nComponents: {}\nSHA256:\n",
+            date(now_s)?,
+            date(now_s + VALID_DAYS * 86_400)?,
+            join(&mut architectures.iter().copied()),
+            join(&mut components.iter().map(String::as_str)),
+        );
+        let base = format!("dists/{suite}");
+        // Each component has an index for each architecture, be it empty: a client asks for all of them.
+        for component in &components {
+            for architecture in &architectures {
+                let key = (component.clone(), (*architecture).to_owned());
+                let content: Arc<[u8]> = indexes.get(&key).cloned().unwrap_or_default().into();
+                let folder = format!("{component}/binary-{architecture}");
+                let digest = Sha256::of(&content);
+                release.push_str(&format!(" {digest} {} {folder}/Packages\n", content.len()));
+                let by_hash = format!("{base}/{folder}/by-hash/SHA256/{digest}");
+                archive.by_hash.insert(by_hash.clone());
+                archive.files.insert(by_hash, content.clone());
+                archive.files.insert(format!("{base}/{folder}/Packages"), content);
+            }
+        }
+        archive.files.insert(format!("{base}/InRelease"), self.clearsign(&release)?.into_bytes().into());
+        archive.files.insert(format!("{base}/Release.gpg"), self.sign(&release)?.into_bytes().into());
+        archive.files.insert(format!("{base}/Release"), release.into_bytes().into());
+        archive.suites.insert(suite, components);
+        Ok(())
+    }
+}
+
+impl Archive {
+    /// A file below the archive.
+    pub fn file(&self, path: &str) -> Option<&Arc<[u8]>> {
+        self.files.get(path)
+    }
+
+    /// The suites with their components.
+    pub fn suites(&self) -> &BTreeMap<Suite, BTreeSet<String>> {
+        &self.suites
+    }
+
+    /// The key that signs it, ASCII-armored.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Whether it is time to sign anew.
+    pub fn is_due(&self, now_s: u64) -> bool {
+        !self.suites.is_empty() && now_s.abs_diff(self.signed_s) >= RENEW_S
+    }
+}
+
+/// Reads and parses a control file.
+pub fn control_of(index: &Index, packs: &PackStore, digest: &Sha256) -> anyhow::Result<Control> {
+    let blob = index.blobs.get(digest).with_context(|| format!("blob {digest} is not listed"))?;
+    let octets = packs.whole_blob(blob, CONTROL_BYTES_MAX)?;
+    let octets = octets.with_context(|| {
+        format!("its control file has {} octets, the limit is {CONTROL_BYTES_MAX}", blob.bytes)
+    })?;
+    Ok(Control::parse(&octets)?)
+}
+
+/// As archives write it.
+fn date(s: u64) -> anyhow::Result<String> {
+    let time = i64::try_from(s).ok().and_then(|s| Timestamp::from_second(s).ok());
+    let time = time.context("the clock cannot be written as a date; set it")?;
+    Ok(time.strftime("%a, %d %b %Y %H:%M:%S UTC").to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_an_archive() {
+        assert_eq!(date(1_795_000_000).unwrap(), "Wed, 18 Nov 2026 10:26:40 UTC");
+        assert!(date(u64::MAX).is_err());
+    }
+
+    #[test]
+    fn a_key_is_made_once_and_kept_private() {
+        let dir = std::env::temp_dir().join(format!("diodesync-apt-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("keys")).unwrap();
+        let public = |signer: &Signer| {
+            signer
+                .archive(&[], &PackStore::open(&dir.join("packs")).unwrap(), None, 1_795_000_000)
+                .unwrap()
+                .key
+        };
+        let made = Signer::open(&dir, None, "gw").unwrap();
+        let read = Signer::open(&dir, None, "gw").unwrap();
+        assert_eq!(public(&made), public(&read));
+        let path = dir.join("keys/apt.key");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::write(&path, b"garbled").unwrap();
+        assert!(Signer::open(&dir, None, "gw").unwrap_err().to_string().contains("not an ASCII-armored"));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
