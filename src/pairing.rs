@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::id::{Blake3, LinkId};
-use crate::link::{KeyError, LinkVerifier, Paired, ReceiverKey, open_pairing_secret};
+use crate::link::{KeyError, LinkVerifier, Paired, PairingSecret, ReceiverKey, open_pairing_secret};
 use crate::trust::{TrustError, TrustState};
 
 /// `pairing.json`.
@@ -89,7 +89,23 @@ impl Pairing {
             base64.decode(&pairing.sealed_secret).map_err(|_| PairingError::Field("sealed_secret"))?;
         let secret = open_pairing_secret(&key, pairing.link, &encapsulated, &sealed)?;
         let state = TrustState::from_root(pairing.root.as_bytes()).map_err(PairingError::Root)?;
-        Ok((Paired { link: pairing.link, sender, secret, key }, state))
+        Ok((Paired { link: pairing.link, senders: vec![sender], secret, keys: vec![key] }, state))
+    }
+
+    /// Reads a pairing file that was opened before, by a receiver whose key may be another one by now.
+    pub fn reopen(
+        text: &[u8],
+        secret: PairingSecret,
+        keys: Vec<ReceiverKey>,
+    ) -> Result<(Paired, TrustState), PairingError> {
+        let pairing: Self = serde_json::from_slice(text)?;
+        if pairing.version != Self::VERSION {
+            return Err(PairingError::Version { found: pairing.version });
+        }
+        let link_key: Blake3 = pairing.link_key.parse().map_err(|_| PairingError::Field("link_key"))?;
+        let sender = LinkVerifier::from_bytes(&link_key.0)?;
+        let state = TrustState::from_root(pairing.root.as_bytes()).map_err(PairingError::Root)?;
+        Ok((Paired { link: pairing.link, senders: vec![sender], secret, keys }, state))
     }
 }
 
@@ -106,7 +122,7 @@ mod tests {
     use base64::prelude::BASE64_STANDARD;
 
     use super::*;
-    use crate::link::{LinkKey, PairingSecret, seal_pairing_secret};
+    use crate::link::{LinkKey, seal_pairing_secret};
     use crate::testing::SeededRng;
     use crate::trust::{RoleKey, RoleKeys};
 

@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use diodesync::id::{BlockId, Channel, LinkId};
 use diodesync::journal::SledJournal;
@@ -27,8 +27,6 @@ use crate::verify::verify;
 
 /// Silence after which there is an alarm: sessions come every 250 ms and beacons every second.
 const SILENCE: Duration = Duration::from_secs(10);
-/// Difference of the clocks after which there is an alarm.
-const SKEW: Duration = Duration::from_secs(300);
 /// Time in which the metadata of an index should have come: it goes before it, and again.
 const UNNAMED: Duration = Duration::from_secs(10);
 /// Time before the metadata's expiry at which there is an alarm; it is renewed daily.
@@ -68,6 +66,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/missing", get(missing))
         .merge(import::router())
         .route("/v1/verify", get(verify_state).post(start_verify))
+        .route("/v1/acknowledge-clock", post(acknowledge_clock))
         .with_state(daemon)
 }
 
@@ -92,6 +91,16 @@ async fn start_verify(State(daemon): State<Arc<Daemon>>) -> Result<Json<VerifySt
     Ok(Json(daemon.verify.state()))
 }
 
+async fn acknowledge_clock(State(daemon): State<Arc<Daemon>>) -> Result<Json<serde_json::Value>, ApiError> {
+    let Some(why) = daemon.publish.view().clock_hold else {
+        return Err(ApiError::refused(
+            "the clocks are not further apart than skew_max; there is nothing to acknowledge",
+        ));
+    };
+    daemon.publish.acknowledge_clock.store(true, std::sync::atomic::Ordering::Relaxed);
+    Ok(Json(serde_json::json!({ "acknowledged": why })))
+}
+
 impl Daemon {
     fn status(&self) -> Status {
         let (lane, publish) = (self.lane.view(), self.publish.view());
@@ -111,6 +120,7 @@ impl Daemon {
             skew_ms,
             trust_expires_s: publish.trust_expires_s,
             disk: disk.ok(),
+            restore_with: publish.restore_with.clone(),
             alarms,
             lanes: vec![self.lane_status(&lane)],
             channels,
@@ -332,10 +342,16 @@ impl Daemon {
             );
             alarm("kernel-drops", text);
         }
-        if let Some(skew) = skew_ms.filter(|skew| skew.unsigned_abs() >= SKEW.as_millis() as u64) {
-            let ahead = if skew > 0 { "ahead of" } else { "behind" };
+        if let Some(why) = &publish.clock_hold {
+            alarm("clock-skew", why.clone());
+        } else if let Some(skew) =
+            skew_ms.filter(|skew| u128::from(skew.unsigned_abs()) > self.config.trust.skew_max.as_millis())
+        {
             let span = Span(Duration::from_millis(skew.unsigned_abs()));
-            alarm("clock-skew", format!("the sender's clock is {span} {ahead} this one; set the wrong one"));
+            alarm(
+                "clock-acknowledged",
+                format!("the clocks are {span} apart, which was acknowledged; set the wrong one"),
+            );
         }
         if let Some(expires) = publish.trust_expires_s.filter(|expires| *expires < clock_ms / 1000 + EXPIRY_S)
         {

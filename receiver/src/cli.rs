@@ -12,7 +12,7 @@ use diodesync_control::{Client, Progress, ask_verify};
 use crate::config::Config;
 use crate::status::{Missing, Status};
 use crate::verify::MEND;
-use crate::{import, init, run};
+use crate::{import, init, rotate, run};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -55,6 +55,15 @@ enum Command {
         /// The file that diode-sender init made
         pairing: PathBuf,
     },
+    /// Make a new receiver key; sessions open with either until --finish
+    Rotate {
+        /// The configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/diodesync/receiver.toml")]
+        config: PathBuf,
+        /// Forget the old key: the sender seals its sessions to the new one
+        #[arg(long)]
+        finish: bool,
+    },
     /// Run the daemon
     Run {
         /// The configuration
@@ -68,6 +77,11 @@ enum Command {
         /// Show it live until interrupted
         #[arg(long)]
         watch: bool,
+    },
+    /// Have releases published although the sender's clock and this one are apart
+    AcknowledgeClock {
+        #[command(flatten)]
+        common: Common,
     },
     /// Take releases from removable media
     Import {
@@ -97,6 +111,9 @@ pub fn main() -> ExitCode {
         Command::Pair { config, pairing } => {
             Config::load(&config).and_then(|config| init::pair(&config.dir, &pairing))
         }
+        Command::Rotate { config, finish } => {
+            Config::load(&config).and_then(|config| rotate::rotate(&config.dir, finish))
+        }
         Command::Run { config } => run::run(&config),
         other => tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -124,6 +141,14 @@ async fn ask(command: Command) -> anyhow::Result<()> {
         }
         Command::Status { common, watch: true } => watch(&common).await?,
         Command::Import { common, args } => import::import(&client(&common)?, args).await?,
+        Command::AcknowledgeClock { common } => {
+            let answer = client(&common)?.post("/v1/acknowledge-clock", &serde_json::Value::Null).await?;
+            if common.json {
+                println!("{answer:#}");
+            } else {
+                println!("acknowledged; status tells what is published");
+            }
+        }
         Command::Missing { common } => {
             let answer = client(&common)?.get("/v1/missing").await?;
             if common.json {
@@ -142,7 +167,7 @@ async fn ask(command: Command) -> anyhow::Result<()> {
             }
             anyhow::ensure!(report.is_clean(), "damage was found");
         }
-        Command::Init { .. } | Command::Pair { .. } | Command::Run { .. } => {}
+        Command::Init { .. } | Command::Pair { .. } | Command::Rotate { .. } | Command::Run { .. } => {}
     }
     Ok(())
 }

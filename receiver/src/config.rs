@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use diodesync::id::Channel;
-use diodesync::quantity::parse_bytes;
+use diodesync::quantity::{parse_bytes, parse_duration};
 use diodesync::release::retention::KEEP_DEFAULT;
 use serde::{Deserialize, Deserializer};
 
@@ -29,6 +30,9 @@ pub struct Config {
     /// The archive of Debian packages.
     #[serde(default)]
     pub apt: Apt,
+    /// What is believed.
+    #[serde(default)]
+    pub trust: Trust,
 }
 
 /// The archive of Debian packages.
@@ -37,6 +41,25 @@ pub struct Config {
 pub struct Apt {
     /// The site's OpenPGP secret key, ASCII-armored, without a passphrase, readable by its owner alone; in place of ours.
     pub signing_key: Option<PathBuf>,
+}
+
+/// What is believed.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Trust {
+    /// Difference of the sender's and this side's clock above which nothing is published.
+    #[serde(deserialize_with = "duration")]
+    pub skew_max: Duration,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self { skew_max: Duration::from_secs(300) }
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+    parse_duration(&String::deserialize(d)?).map_err(serde::de::Error::custom)
 }
 
 /// Room on the disk.
@@ -163,6 +186,10 @@ hosts = {hosts:?}
 #[[channel]]
 #name = "main"
 #keep = 2
+
+[trust]
+# A greater difference of the two clocks holds publication until a clock is set, or: diode-receiver acknowledge-clock
+# skew_max = "5m"
 "#
         )
     }

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use diodesync::id::{BlockId, ObjectTag};
+use diodesync::link::LinkVerifier;
 use diodesync::pack::{PackError, fact};
 use diodesync::wire::{Beacon, ObjectId};
 
@@ -30,6 +31,8 @@ pub enum Order {
     Done(Vec<BlockId>),
     /// These are not, or not the right ones: collect them.
     Missing(Vec<BlockId>),
+    /// Sessions may be signed with these link keys, the oldest first.
+    Senders(Vec<LinkVerifier>),
 }
 
 /// The folder of objects that came and were not judged yet.

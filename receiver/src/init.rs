@@ -12,7 +12,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use diodesync::link::{Paired, ReceiverKey};
+use diodesync::link::{Paired, PairingSecret, ReceiverKey};
 use diodesync::pack::fact;
 use diodesync::pairing::{Pairing, fingerprint};
 use diodesync::trust::TrustState;
@@ -20,6 +20,7 @@ use diodesync_control::clock_s;
 
 use crate::certs::{self, CertificateAndKey};
 use crate::config::Config;
+use crate::link_keys;
 
 /// Makes a receiver.
 pub fn init(dir: &Path, hosts: &[String]) -> anyhow::Result<()> {
@@ -82,13 +83,15 @@ pub fn renew_certificate(dir: &Path, hosts: &[String], now_s: u64) -> anyhow::Re
     Ok(true)
 }
 
+/// Reads a key of 32 octets, refusing a file that others can read.
+pub fn read_key(path: &Path) -> anyhow::Result<[u8; 32]> {
+    fact::check_private(path)?;
+    let seed = fact::read(path)?.with_context(|| format!("the key {} is missing", path.display()))?;
+    seed.try_into().map_err(|_| anyhow::anyhow!("{} is not a key of 32 octets", path.display()))
+}
+
 fn receiver_key(dir: &Path) -> anyhow::Result<ReceiverKey> {
-    let path = dir.join("keys/receiver.key");
-    fact::check_private(&path)?;
-    let seed = fact::read(&path)?.with_context(|| format!("the key {} is missing", path.display()))?;
-    let seed =
-        seed.try_into().map_err(|_| anyhow::anyhow!("{} is not a key of 32 octets", path.display()))?;
-    Ok(ReceiverKey::from_seed(&seed))
+    Ok(ReceiverKey::from_seed(&read_key(&dir.join("keys/receiver.key"))?))
 }
 
 /// Records the sender that this receiver listens to.
@@ -124,5 +127,21 @@ pub fn load_pairing(dir: &Path) -> anyhow::Result<(Paired, TrustState)> {
             dir.display()
         )
     })?;
-    Ok(Pairing::open(&text, receiver_key(dir)?)?)
+    let (mut paired, root) = open_pairing(dir, &text)?;
+    paired.senders = link_keys::load(dir, paired.senders)?;
+    Ok((paired, root))
+}
+
+fn open_pairing(dir: &Path, text: &[u8]) -> anyhow::Result<(Paired, TrustState)> {
+    let secret = dir.join("keys/pairing.key");
+    if !secret.exists() {
+        return Ok(Pairing::open(text, receiver_key(dir)?)?);
+    }
+    // The key to which the pairing file was sealed may be gone.
+    let mut keys = vec![receiver_key(dir)?];
+    let next = dir.join("keys/receiver.next.key");
+    if next.exists() {
+        keys.push(ReceiverKey::from_seed(&read_key(&next)?));
+    }
+    Ok(Pairing::reopen(text, PairingSecret(read_key(&secret)?), keys)?)
 }

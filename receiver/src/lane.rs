@@ -32,6 +32,7 @@ use diodesync_control::clock_ms;
 
 use crate::config::Lane as LaneConfig;
 use crate::handover::{Inbox, Notice, Order};
+use crate::link_keys;
 pub use ledger::{Claim, Ledger};
 use partial::Partials;
 use socket::LaneSocket;
@@ -212,7 +213,10 @@ impl Lane {
     /// Goes over to a new session, whose number is made durable first.
     fn adopt(&mut self, now: Instant, session: PendingSession) {
         let number = session.number;
-        if let Err(error) = fact::write(&self.session_path, number.to_string().as_bytes()) {
+        let signer = link_keys::record_signer(&self.input.dir, &session.signer);
+        let recorded =
+            signer.and_then(|()| Ok(fact::write(&self.session_path, number.to_string().as_bytes())?));
+        if let Err(error) = recorded {
             // It is offered four times a second.
             if self.refused_session.as_ref().is_none_or(|(why, _)| *why != error.to_string()) {
                 tracing::error!(%error, "the session's number cannot be recorded; the session is not accepted");
@@ -310,6 +314,7 @@ impl Lane {
                 Order::Done(blocks) => {
                     blocks.into_iter().for_each(|id| self.collector.mark_done(ObjectId::Block(id), Sbn(0)));
                 }
+                Order::Senders(senders) => self.intake.set_senders(senders),
                 Order::Missing(blocks) => {
                     blocks
                         .into_iter()

@@ -8,6 +8,7 @@
 //! served stays.
 
 mod arrival;
+mod clock;
 mod damage;
 #[cfg(test)]
 mod every_byte;
@@ -29,16 +30,18 @@ use diodesync::id::{Blake3, BlockId, Channel, ReleaseNo, Sha256};
 use diodesync::journal::{CheckedBlob, Journal, Key, Record, SledJournal};
 use diodesync::pack::{PackError, PackStore};
 use diodesync::release::index::{Index, NeededBlock};
-use diodesync::trust::{Bundle, Target, TrustState, target_name, verify, verify_timestamp};
+use diodesync::trust::{Bundle, Target, TrustError, TrustState, target_name, verify, verify_timestamp};
 use diodesync::wire::{Beacon, ObjectId};
 use diodesync_control::{clock_ms, clock_s};
 
 use crate::apt::Signer;
 use crate::handover::{Inbox, Notice, Order};
 use crate::lane::Ledger;
+use crate::link_keys;
 use crate::serve::{Site, SiteHandle};
 use arrival::Arrival;
 pub use arrival::{ArrivalView, Stage};
+use clock::Clocks;
 pub use damage::DamagedRelease;
 pub use facts::Facts;
 use retention::Retention;
@@ -59,6 +62,8 @@ const HASHING_SLICE: Duration = Duration::from_millis(50);
 pub struct PublishShared {
     /// Set to end the thread.
     pub stop: AtomicBool,
+    /// Set by an operator who knows of the clocks' difference.
+    pub acknowledge_clock: AtomicBool,
     view: Mutex<View>,
 }
 
@@ -73,6 +78,10 @@ pub struct View {
     pub beacon: Option<(Beacon, u64)>,
     /// When the accepted TUF timestamp expires, seconds since 1970.
     pub trust_expires_s: Option<u64>,
+    /// Why nothing is published for the clocks' sake.
+    pub clock_hold: Option<String>,
+    /// What a sender that was restored from a backup is told.
+    pub restore_with: Option<String>,
     /// The newest reason why metadata or an index was refused.
     pub refused: Option<String>,
     /// Indexes that no accepted metadata names, and when each was first seen, milliseconds since 1970.
@@ -92,7 +101,11 @@ pub struct View {
 impl PublishShared {
     /// For a publisher that is about to start.
     pub fn new() -> Self {
-        Self { stop: AtomicBool::new(false), view: Mutex::default() }
+        Self {
+            stop: AtomicBool::new(false),
+            acknowledge_clock: AtomicBool::new(false),
+            view: Mutex::default(),
+        }
     }
 
     /// What it knows.
@@ -106,6 +119,8 @@ impl PublishShared {
 pub struct PublishInput {
     /// The receiver's folder.
     pub dir: PathBuf,
+    /// Difference of the clocks above which nothing is published.
+    pub skew_max: Duration,
     /// The root of trust from the pairing.
     pub root: TrustState,
     /// Bulk data.
@@ -179,7 +194,8 @@ fn open(shared: Arc<PublishShared>, mut input: PublishInput) -> anyhow::Result<P
         served: Vec::new(),
         is_damage_stale: true,
         space_due: Instant::now(),
-        sender_ms: 0,
+        clocks: Clocks::open(&input.dir, input.skew_max)?,
+        expired: BTreeMap::new(),
         committed: Instant::now(),
         facts,
         trust,
@@ -217,8 +233,9 @@ struct Publisher {
     is_damage_stale: bool,
     /// When there is the next look at what is free.
     space_due: Instant,
-    /// The newest authenticated clock of the sender.
-    sender_ms: u64,
+    clocks: Clocks,
+    /// Trust bundles that were refused for the time, with the time by which they were judged, seconds since 1970.
+    expired: BTreeMap<ObjectId, u64>,
     committed: Instant,
 }
 
@@ -295,6 +312,12 @@ impl Publisher {
         while let Ok(notice) = self.input.notices.try_recv() {
             self.take(notice)?;
         }
+        if self.shared.acknowledge_clock.swap(false, Ordering::Relaxed)
+            && let Some(skew_ms) = self.clocks.acknowledge()?
+        {
+            tracing::warn!(skew_ms, "an operator has acknowledged the difference of the clocks");
+            self.judge_inbox()?;
+        }
         self.rescan_some();
         self.measure_space()?;
         self.hash_some()?;
@@ -338,12 +361,12 @@ impl Publisher {
 
     /// The time by which expiry is judged: the later of this side's clock and the sender's.
     fn judging_s(&self) -> u64 {
-        clock_s().max(self.sender_ms / 1000)
+        self.clocks.judging_s(clock_ms())
     }
 
     fn take_beacon(&mut self, beacon: Beacon) -> anyhow::Result<()> {
-        self.sender_ms = self.sender_ms.max(beacon.clock_ms);
-        if !beacon.timestamp.is_empty() {
+        self.clocks.take_beacon(beacon.clock_ms, clock_ms())?;
+        if !beacon.timestamp.is_empty() && self.clocks.why_held().is_none() {
             // Anything else is nothing new, or of a release whose metadata has not come yet.
             if let Ok(Some(trust)) = verify_timestamp(&self.trust, &beacon.timestamp, self.judging_s()) {
                 self.facts.record_trust(&trust)?;
@@ -376,6 +399,7 @@ impl Publisher {
         let unnamed = self.input.inbox.list()?;
         self.unnamed.retain(|object, _| unnamed.contains(object));
         let surplus = unnamed.len().saturating_sub(INBOX_MAX);
+        self.expired.retain(|object, _| unnamed.contains(object));
         unnamed.into_iter().take(surplus).try_for_each(|object| self.input.inbox.remove(object))?;
         Ok(())
     }
@@ -396,23 +420,48 @@ impl Publisher {
     }
 
     fn judge_trust(&mut self, object: ObjectId) -> anyhow::Result<()> {
+        let now_s = self.judging_s();
+        // It waits for the clock to be set; at a later time it is no better.
+        if self.clocks.why_held().is_some() || self.expired.get(&object).is_some_and(|then| *then <= now_s) {
+            return Ok(());
+        }
         let Some(octets) = self.read_inbox(object)? else { return Ok(()) };
         let judged = Bundle::parse(&octets)
             .map_err(anyhow::Error::from)
-            .and_then(|bundle| Ok(verify(&self.trust, &bundle, self.judging_s())?));
+            .and_then(|bundle| Ok(verify(&self.trust, &bundle, now_s)?));
         match judged {
             Ok((trust, targets)) => {
                 if trust != self.trust {
                     self.facts.record_trust(&trust)?;
                     self.trust = trust;
                 }
+                if let Some(keys) = link_keys::record(&self.input.dir, &self.trust)? {
+                    tracing::info!(
+                        keys = keys.len(),
+                        "the metadata names the link keys that may sign sessions"
+                    );
+                    let _ = self.input.orders.send(Order::Senders(keys));
+                }
                 self.targets = targets;
                 self.set_refused(None);
+                // Older ones are of no use any more.
+                for object in std::mem::take(&mut self.expired).into_keys().filter(|other| *other != object) {
+                    self.input.inbox.remove(object)?;
+                }
             }
-            // It is judged once. What is refused for the clock comes again with the next timestamp.
             Err(error) => {
-                tracing::warn!(%object, error = format!("{error:#}"), "refused");
-                self.set_refused(Some(format!("{object}: {error:#}")));
+                let trust_error = error.downcast_ref::<TrustError>();
+                let is_about_time = trust_error.is_some_and(TrustError::is_about_time);
+                let mut text = format!("{object}: {error:#}");
+                if let (Some(TrustError::Rollback { .. }), Some(line)) = (trust_error, self.restore_with()) {
+                    text = format!("{text}; here: {line}");
+                }
+                tracing::warn!("refused: {text}");
+                self.set_refused(Some(text));
+                if is_about_time {
+                    self.expired.insert(object, now_s);
+                    return Ok(());
+                }
             }
         }
         Ok(self.input.inbox.remove(object)?)
@@ -584,6 +633,9 @@ impl Publisher {
     }
 
     fn publish_what_is_whole(&mut self) -> anyhow::Result<()> {
+        if self.clocks.why_held().is_some() {
+            return Ok(());
+        }
         let whole: Vec<Channel> =
             self.arrivals.iter().filter(|(_, a)| a.is_whole()).map(|(channel, _)| channel.clone()).collect();
         for channel in whole {
@@ -669,6 +721,16 @@ impl Publisher {
         Ok(())
     }
 
+    /// The command by which a sender that was restored from a backup goes on above what is known here.
+    fn restore_with(&self) -> Option<String> {
+        let version = self.trust.version()?;
+        let channels: std::collections::BTreeSet<&Channel> =
+            self.published.keys().chain(self.arrivals.keys()).collect();
+        let floors = channels.into_iter().filter_map(|channel| Some((channel, self.newest(channel)?)));
+        let floors: String = floors.map(|(channel, number)| format!(" --floor {channel}={number}")).collect();
+        (!floors.is_empty()).then(|| format!("diode-sender restore{floors} --versions {version}"))
+    }
+
     fn set_refused(&self, why: Option<String>) {
         self.shared.view.lock().unwrap_or_else(PoisonError::into_inner).refused = why;
     }
@@ -688,6 +750,8 @@ impl Publisher {
         }
         view.unnamed = self.unnamed.iter().map(|(object, since)| (*object, *since)).collect();
         view.trust_expires_s = self.trust.expires_s();
+        view.clock_hold = self.clocks.why_held();
+        view.restore_with = self.restore_with();
         view.failure = None;
     }
 }

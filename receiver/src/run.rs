@@ -62,6 +62,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     let publish = Arc::new(PublishShared::new());
     let publish_input = PublishInput {
         dir: dir.clone(),
+        skew_max: config.trust.skew_max,
         root,
         packs: packs.clone(),
         ledger: ledger.clone(),

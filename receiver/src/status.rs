@@ -23,6 +23,8 @@ pub struct Status {
     pub skew_ms: Option<i64>,
     /// When the accepted metadata expires, seconds since 1970.
     pub trust_expires_s: Option<u64>,
+    /// What a sender that was restored from a backup is told to go on above what is known here.
+    pub restore_with: Option<String>,
     /// Lanes.
     pub lanes: Vec<LaneStatus>,
     /// Channels.
@@ -244,6 +246,9 @@ impl Status {
         }
         if let Some(disk) = &self.disk {
             let _ = writeln!(out, "\n{}", disk.to_text());
+        }
+        if let Some(line) = &self.restore_with {
+            let _ = writeln!(out, "\nshould the sender ever be restored from a backup\n  {line}");
         }
         for alarm in &self.alarms {
             let _ = writeln!(out, "\nALARM {}: {}", alarm.id, alarm.text);

@@ -86,6 +86,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/release", post(cut))
         .route("/v1/verify", get(verify_state).post(start_verify))
         .merge(export::router())
+        .route("/v1/sign", post(sign))
         .layer(DefaultBodyLimit::disable())
         .with_state(daemon)
 }
@@ -158,7 +159,36 @@ async fn start_verify(State(daemon): State<Arc<Daemon>>) -> Result<Json<VerifySt
     Ok(Json(daemon.verify.state()))
 }
 
+/// Signs everything anew, after a rotation, and has it sent.
+async fn sign(State(daemon): State<Arc<Daemon>>) -> Result<Json<serde_json::Value>, ApiError> {
+    let work = tokio::task::spawn_blocking(move || daemon.sign_anew());
+    work.await.map_err(|error| ApiError::refused(format!("signing crashed: {error}")))??;
+    Ok(Json(serde_json::json!({})))
+}
+
 impl Daemon {
+    /// Signs fresh metadata. It goes with what is being sent; where nothing is, it goes by itself.
+    pub fn sign_anew(&self) -> anyhow::Result<()> {
+        let _one_at_a_time = self.releaser.lock().unwrap_or_else(PoisonError::into_inner);
+        release::renew_timestamp(&self.store, &self.keys, clock_s(), self.config.trust.timestamp_days)?;
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(bundle) = store.bundle.clone() else { return Ok(()) };
+        let mut nothing_is_sent = true;
+        for (channel, index) in &store.newest {
+            nothing_is_sent &= store.complete(channel)?.is_some_and(|complete| complete >= index.number);
+        }
+        let newest = store.newest.values().next().filter(|_| nothing_is_sent);
+        let alone =
+            newest.map(|index| release::outgoing(&store, index, diodesync::send::Begin::Anew)).transpose()?;
+        drop(store);
+        self.sending.trust_changed(&bundle);
+        if let Some(mut alone) = alone {
+            alone.plan.blocks.clear();
+            self.sending.send(alone);
+        }
+        Ok(())
+    }
+
     /// What is wrong with the disk, and what came of it.
     fn storage_alarms(&self, disk: &Result<Disk, PackError>) -> Vec<Alarm> {
         let mut alarms = Vec::new();

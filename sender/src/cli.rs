@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::release::Cut;
 use crate::status::Status;
 use crate::verify::MEND;
-use crate::{export, init, run, submit};
+use crate::{export, init, link_key, receivers, restore, rotate, run, submit};
 
 #[derive(Debug, Parser)]
 #[command(name = "diode-sender", version, about = "The low side of a Diodesync link", max_term_width = 100)]
@@ -69,6 +69,31 @@ enum Command {
         #[arg(long)]
         wait: bool,
     },
+    /// Make a new TUF root with a new root key, signed by the old one too
+    RotateRoot {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: rotate::RotateRootArgs,
+    },
+    /// Make a new link key and announce it in signed metadata; sessions use it after --finish
+    RotateLink {
+        #[command(flatten)]
+        common: Common,
+        /// Sign sessions with the announced key from the next start on, and forget the old one
+        #[arg(long)]
+        finish: bool,
+    },
+    /// The receivers that sessions are sealed to
+    #[command(subcommand)]
+    Receivers(Receivers),
+    /// Go on above the numbers that the high side knows, after this side was restored from a backup
+    Restore {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: restore::RestoreArgs,
+    },
     /// Write the newest release onto removable media
     Export {
         #[command(flatten)]
@@ -88,6 +113,29 @@ enum Command {
         /// Show it live until interrupted
         #[arg(long)]
         watch: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Receivers {
+    /// Show their keys
+    List {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Seal sessions to one more: a standby, a splitter, the next key of a receiver that rotates
+    Add {
+        #[command(flatten)]
+        common: Common,
+        /// Its receiver.pub
+        public: PathBuf,
+    },
+    /// Seal sessions to one no more
+    Remove {
+        #[command(flatten)]
+        common: Common,
+        /// The key as the list shows it, or its first digits
+        key: String,
     },
 }
 
@@ -130,12 +178,25 @@ pub fn main() -> ExitCode {
     diodesync_control::exit(match cli.command {
         Command::Init { dir, receiver } => init::init(&dir, &receiver),
         Command::Run { config } => run::run(&config),
+        Command::Receivers(command) => change_receivers(command),
+        Command::Restore { common, args } => {
+            Config::load(&common.config).and_then(|config| restore::restore(&config, &args))
+        }
         other => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(Into::into)
             .and_then(|runtime| runtime.block_on(ask(other))),
     })
+}
+
+fn change_receivers(command: Receivers) -> anyhow::Result<()> {
+    let (common, change) = match command {
+        Receivers::List { common } => (common, None),
+        Receivers::Add { common, public } => (common, Some(receivers::Change::Add(public))),
+        Receivers::Remove { common, key } => (common, Some(receivers::Change::Remove(key))),
+    };
+    receivers::receivers(&Config::load(&common.config)?.dir, change, common.json)
 }
 
 fn client(common: &Common) -> anyhow::Result<Client> {
@@ -146,6 +207,12 @@ fn client(common: &Common) -> anyhow::Result<Client> {
 
 async fn ask(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::RotateLink { common, finish } => {
+            link_key::rotate(&Config::load(&common.config)?, &client(&common)?, finish).await?;
+        }
+        Command::RotateRoot { common, args } => {
+            rotate::rotate_root(&Config::load(&common.config)?, &client(&common)?, &args).await?;
+        }
         Command::Submit(Submit::Files { common, args }) => {
             let answer = submit::files(&client(&common)?, args).await?;
             report_submission(&common, &answer);
@@ -183,7 +250,7 @@ async fn ask(command: Command) -> anyhow::Result<()> {
             }
             anyhow::ensure!(report.is_clean(), "damage was found");
         }
-        Command::Init { .. } | Command::Run { .. } => {}
+        Command::Init { .. } | Command::Run { .. } | Command::Restore { .. } | Command::Receivers(_) => {}
     }
     Ok(())
 }

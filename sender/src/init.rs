@@ -8,7 +8,7 @@
 //! DIR/keys/                  0600: link, targets, timestamp, pairing; and root, which no daemon needs
 //! ```
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use base64::Engine;
@@ -22,7 +22,9 @@ use diodesync_control::clock_s;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::link_key;
 use crate::random;
+use crate::rotate::Roles;
 
 /// `link.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,9 +41,11 @@ pub struct Keys {
     /// Signs sessions.
     pub link: LinkKey,
     /// Sign releases.
-    pub roles: RoleKeys,
+    pub roles: Roles,
     /// Mixed into every session.
     pub pairing: PairingSecret,
+    /// Their folder.
+    pub dir: PathBuf,
 }
 
 impl Keys {
@@ -49,17 +53,15 @@ impl Keys {
     pub fn load(dir: &Path) -> anyhow::Result<Self> {
         let key = |name: &str| read_key(&dir.join("keys").join(name));
         Ok(Self {
-            link: LinkKey::from_seed(&key("link.key")?),
-            roles: RoleKeys {
-                targets: RoleKey::from_seed(&key("targets.key")?),
-                timestamp: RoleKey::from_seed(&key("timestamp.key")?),
-            },
+            link: link_key::load(&dir.join("keys"))?,
+            roles: Roles::load(dir)?,
             pairing: PairingSecret(key("pairing.key")?),
+            dir: dir.join("keys"),
         })
     }
 }
 
-fn read_key(path: &Path) -> anyhow::Result<[u8; 32]> {
+pub(crate) fn read_key(path: &Path) -> anyhow::Result<[u8; 32]> {
     fact::check_private(path)?;
     let content = fact::read(path)?.with_context(|| format!("the key {} is missing", path.display()))?;
     content.try_into().map_err(|_| anyhow::anyhow!("{} is not a key of 32 octets", path.display()))

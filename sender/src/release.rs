@@ -51,6 +51,9 @@ pub fn cut(
 ) -> anyhow::Result<(Cut, Outgoing)> {
     let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
     let newest = store.newest.get(channel).map(|index| index.number);
+    let floor = store.floor(channel);
+    // What was restored from a backup is released anew, with everything: nobody knows what the high side has of it.
+    let full = full || floor >= newest && floor.is_some();
     let is_staged = store.staged.values().any(|index| index.channel == *channel);
     match (is_staged, newest) {
         (false, None) => {
@@ -70,8 +73,9 @@ pub fn cut(
             store.newest.len()
         );
     }
-    let number = ReleaseNo(newest.map_or(1, |newest| newest.0 + 1));
-    let baseline = if full { None } else { store.complete(channel)? };
+    let number = ReleaseNo(newest.max(floor).map_or(1, |newest| newest.0 + 1));
+    let baseline =
+        if full { None } else { store.complete(channel)?.filter(|complete| Some(*complete) > floor) };
     let heading = Heading { channel: channel.clone(), number, created_s: now_s, baseline };
     let index = store.catalog.compose(heading, store.present(channel));
     let index = index.map_err(|digest| {
@@ -97,7 +101,9 @@ pub fn cut(
     repository.timestamp_version += 1;
     let release = Release { number, bytes: bytes.len() as u64, sha256: Sha256::of(&bytes) };
     repository.releases.insert(channel.clone(), release);
-    let bundle = repository.sign(&keys.roles, store.roots()?, now_s, timestamp_days);
+    repository.link_keys = keys.link_keys()?;
+    let roots = store.roots()?;
+    let bundle = repository.sign(&keys.roles.named_by(&roots)?, roots, now_s, timestamp_days);
     store.commit_release(index.clone(), repository, bundle)?;
 
     let outgoing = outgoing(&store, &index, if full { Begin::Anew } else { Begin::Superseding })?;
@@ -146,11 +152,17 @@ pub fn renew_timestamp(
         return Ok(());
     }
     repository.timestamp_version += 1;
-    let Some(mut bundle) = store.bundle.clone() else {
+    let roots = store.roots()?;
+    let roles = keys.roles.named_by(&roots)?;
+    // After a rotation everything is signed by the keys that the newest root names.
+    let link_keys = keys.link_keys()?;
+    let is_same = link_keys == repository.link_keys;
+    repository.link_keys = link_keys;
+    let Some(mut bundle) = store.bundle.clone().filter(|bundle| bundle.roots == roots && is_same) else {
         repository.version += 1;
-        let bundle = repository.sign(&keys.roles, store.roots()?, now_s, timestamp_days);
+        let bundle = repository.sign(&roles, roots, now_s, timestamp_days);
         return store.commit_metadata(repository, bundle);
     };
-    bundle.timestamp = repository.sign_timestamp(&keys.roles, &bundle.snapshot, now_s, timestamp_days);
+    bundle.timestamp = repository.sign_timestamp(&roles, &bundle.snapshot, now_s, timestamp_days);
     store.commit_metadata(repository, bundle)
 }

@@ -97,7 +97,9 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
 /// Goes on with the releases whose rounds are not complete.
 fn resume(store: &Store, journal: &SledJournal, sending: &Sending) -> anyhow::Result<()> {
     for (channel, index) in &store.newest {
-        if store.complete(channel)?.is_some_and(|complete| complete >= index.number) {
+        // What was restored is released anew.
+        if store.complete(channel)?.max(store.floor(channel)).is_some_and(|complete| complete >= index.number)
+        {
             continue;
         }
         let progress: Option<Progress> = journal.read(&Key::Progress(channel.clone())).unwrap_or_default();

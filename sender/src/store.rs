@@ -14,17 +14,19 @@
 
 mod retention;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use diodesync::id::{BlockNo, Channel, PackId, ReleaseNo, SessionNo, Sha256};
-use diodesync::pack::fact;
-use diodesync::release::catalog::Catalog;
+use diodesync::pack::{PackStore, fact};
+use diodesync::release::catalog::{Catalog, Heading};
 use diodesync::release::index::{ArtifactKind, Index};
 use diodesync::release::name::ArtifactName;
 use diodesync::trust::{Bundle, Release, Repository, follow};
 use serde::{Deserialize, Serialize};
+
+use crate::random;
 
 /// The newest releases and what is staged, in memory as on disk.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub struct Store {
     pub repository: Repository,
     /// The newest TUF metadata; none before the first release, and after a crash between the two facts.
     pub bundle: Option<Bundle>,
+    /// Numbers that a restored sender goes above.
+    floors: BTreeMap<Channel, ReleaseNo>,
 }
 
 /// `repository`, as it is written.
@@ -53,6 +57,12 @@ struct RepositoryFile {
     /// The first free block of each pack. Blocks before it may belong to releases that are not the newest, and what was
     /// sent never changes.
     pack_ends: BTreeMap<String, u32>,
+    /// See [`Store::restore`].
+    #[serde(default)]
+    floors: BTreeMap<Channel, ReleaseNo>,
+    /// What the metadata says of link keys.
+    #[serde(default)]
+    link_keys: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -76,6 +86,7 @@ impl Store {
             newest: BTreeMap::new(),
             repository: Repository::default(),
             bundle: None,
+            floors: BTreeMap::new(),
         };
         store.open_repository()?;
         for entry in std::fs::read_dir(dir.join("staged")).context("cannot list what is staged")? {
@@ -107,6 +118,7 @@ impl Store {
         };
         let file: RepositoryFile =
             serde_json::from_slice(&content).context("the fact file repository is damaged")?;
+        self.floors = file.floors;
         for (pack, end) in file.pack_ends {
             let pack: PackId = pack.parse().context("the fact file repository names a pack that is none")?;
             self.catalog.reserve(pack, BlockNo(end));
@@ -122,6 +134,7 @@ impl Store {
             self.newest.insert(channel.clone(), index);
             self.repository.releases.insert(channel, Release { number, bytes, sha256 });
         }
+        self.repository.link_keys = file.link_keys;
         self.repository.version = file.version;
         self.repository.timestamp_version = file.timestamp_version;
         if let Some(content) = fact::read(&self.dir.join("trust"))? {
@@ -194,7 +207,7 @@ impl Store {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         }
         fact::write(&path, &index.encode())?;
-        self.write_repository(&repository, &bundle)?;
+        self.write_repository(&repository, &bundle.snapshot)?;
         // From here on the number is taken, whatever fails.
         self.repository = repository;
         self.catalog.absorb(&index);
@@ -225,13 +238,101 @@ impl Store {
 
     /// Records metadata. The versions are durable before anything that was signed with them leaves.
     pub fn commit_metadata(&mut self, repository: Repository, bundle: Bundle) -> anyhow::Result<()> {
-        self.write_repository(&repository, &bundle)?;
+        self.write_repository(&repository, &bundle.snapshot)?;
         self.repository = repository;
         self.bundle = Some(bundle);
         self.write_trust()
     }
 
-    fn write_repository(&self, repository: &Repository, bundle: &Bundle) -> anyhow::Result<()> {
+    /// The number above which a channel goes on after a restore.
+    pub fn floor(&self, channel: &Channel) -> Option<ReleaseNo> {
+        self.floors.get(channel).copied()
+    }
+
+    /// Takes up numbers that the backup has forgotten: the next release of a channel is above its floor, metadata is
+    /// above `version`, sessions are above `session`. What the channels held is staged again under new packs' names,
+    /// because on the high side other content may lie in the places of the old ones, also of what was submitted since
+    /// the backup. Until the repository is written the old state holds, and a second call finds the same.
+    pub fn restore(
+        &mut self,
+        floors: &BTreeMap<Channel, ReleaseNo>,
+        version: u64,
+        session: Option<u64>,
+        now_s: u64,
+    ) -> anyhow::Result<()> {
+        let path = self.dir.join("session");
+        if let Some(last) = read_number(&path)?.max(session) {
+            fact::write(&path, last.to_string().as_bytes())?;
+        }
+        let packs = PackStore::open(&self.packs_dir())?;
+        let mut names = BTreeMap::new();
+        let channels: BTreeSet<Channel> =
+            self.newest.keys().chain(self.staged.values().map(|index| &index.channel)).cloned().collect();
+        let mut indexes = Vec::new();
+        for channel in channels {
+            let heading = Heading { channel, number: ReleaseNo(0), created_s: now_s, baseline: None };
+            let present = self.present(&heading.channel);
+            let index = self.catalog.compose(heading, present);
+            let mut index = index
+                .map_err(|digest| anyhow::anyhow!("blob {digest} is not in a pack; restore the packs"))?;
+            rename_packs(&mut index, &mut names)?;
+            indexes.push(index);
+        }
+        for (old, new) in &names {
+            let (from, to) = (packs.path(*old), packs.path(*new));
+            std::fs::hard_link(&from, &to)
+                .with_context(|| format!("cannot name {} anew as {}", from.display(), to.display()))?;
+        }
+        fact::sync_dir(packs.dir())?;
+        let before: Vec<u64> = self.staged.keys().copied().collect();
+        for index in indexes {
+            self.stage(index)?;
+        }
+        for number in before {
+            self.staged.remove(&number);
+        }
+        for (channel, index) in std::mem::take(&mut self.newest) {
+            self.raise_floor(channel, index.number);
+        }
+        for (channel, number) in floors {
+            self.raise_floor(channel.clone(), *number);
+        }
+        self.catalog = Catalog::default();
+        self.staged.values().for_each(|index| self.catalog.absorb(index));
+        self.repository.version = self.repository.version.max(version);
+        self.repository.timestamp_version = self.repository.timestamp_version.max(version);
+        self.repository.releases.clear();
+        self.bundle = None;
+        // A snapshot that there is none of: everything is signed anew.
+        self.write_repository(&self.repository, &[])?;
+        // From here on the new names count.
+        for entry in std::fs::read_dir(self.dir.join("staged"))? {
+            let path = entry?.path();
+            let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+            if number.is_some_and(|number: u64| !self.staged.contains_key(&number)) {
+                std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            }
+        }
+        // Nothing is built on releases from before, and they would keep the old packs' names in use.
+        for folder in ["releases", "complete"].map(|name| self.dir.join(name)) {
+            std::fs::remove_dir_all(&folder)
+                .and_then(|()| std::fs::create_dir(&folder))
+                .with_context(|| format!("cannot empty {}", folder.display()))?;
+        }
+        let kept: BTreeSet<PackId> = names.into_values().collect();
+        for old in packs.list()?.into_iter().filter(|pack| !kept.contains(pack)) {
+            let path = packs.path(old);
+            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn raise_floor(&mut self, channel: Channel, number: ReleaseNo) {
+        let floor = self.floors.entry(channel).or_insert(number);
+        *floor = number.max(*floor);
+    }
+
+    fn write_repository(&self, repository: &Repository, snapshot: &[u8]) -> anyhow::Result<()> {
         let releases = repository.releases.iter().map(|(channel, release)| {
             let Release { number, bytes, sha256 } = *release;
             (channel.clone(), ReleaseFile { number, bytes, sha256 })
@@ -240,7 +341,9 @@ impl Store {
             version: repository.version,
             timestamp_version: repository.timestamp_version,
             releases: releases.collect(),
-            snapshot: Sha256::of(&bundle.snapshot),
+            snapshot: Sha256::of(snapshot),
+            floors: self.floors.clone(),
+            link_keys: repository.link_keys.clone(),
             pack_ends: self.catalog.pack_ends().iter().map(|(pack, end)| (pack.to_string(), end.0)).collect(),
         };
         Ok(fact::write(&self.dir.join("repository"), &serde_json::to_vec_pretty(&file)?)?)
@@ -272,6 +375,21 @@ impl Store {
     }
 }
 
+/// Gives every pack that an index names another name, the same for all indexes.
+fn rename_packs(index: &mut Index, names: &mut BTreeMap<PackId, PackId>) -> anyhow::Result<()> {
+    for old in index.packs.keys() {
+        if !names.contains_key(old) {
+            names.insert(*old, PackId(random::array()?));
+        }
+    }
+    let name = |old: &PackId| names.get(old).copied().unwrap_or(*old);
+    index.packs =
+        std::mem::take(&mut index.packs).into_iter().map(|(old, runs)| (name(&old), runs)).collect();
+    let extents = index.blobs.values_mut().flat_map(|blob| &mut blob.extents);
+    extents.for_each(|extent| extent.pack = name(&extent.pack));
+    Ok(())
+}
+
 fn read_number(path: &Path) -> anyhow::Result<Option<u64>> {
     let Some(content) = fact::read(path)? else { return Ok(None) };
     let number = std::str::from_utf8(&content).ok().and_then(|text| text.parse().ok());
@@ -289,7 +407,7 @@ mod tests {
 
     use super::*;
     use crate::ingest::Submission;
-    use diodesync::pack::PackStore;
+    use diodesync::pack::Blobs;
     use std::sync::Mutex;
 
     const NOW_S: u64 = 1_795_000_000;
@@ -350,6 +468,42 @@ mod tests {
     }
 
     #[test]
+    fn a_restored_store_goes_above_its_numbers_under_new_names() {
+        let dir = folder("restored");
+        let store = Mutex::new(Store::open(&dir).unwrap());
+        let first = release(&dir, &store, "a", b"one");
+        let second = release(&dir, &store, "b", b"two");
+        // Twice, as after a power cut in the middle.
+        for _ in 0..2 {
+            let mut store = Store::open(&dir).unwrap();
+            store.restore(&BTreeMap::from([(Channel::main(), ReleaseNo(7))]), 40, Some(99), NOW_S).unwrap();
+        }
+        let store = Store::open(&dir).unwrap();
+        assert_eq!(store.floor(&Channel::main()), Some(ReleaseNo(7)));
+        assert_eq!((store.repository.version, store.repository.timestamp_version), (40, 40));
+        assert_eq!(store.next_session(5).unwrap(), SessionNo(100));
+        assert_eq!(store.present(&Channel::main()), second.artifacts);
+        let packs = PackStore::open(&dir.join("packs")).unwrap();
+        let old: BTreeSet<_> = first.packs.keys().chain(second.packs.keys()).collect();
+        assert!(packs.list().unwrap().iter().all(|pack| !old.contains(pack)));
+        for digest in second.blobs.keys() {
+            let octets = packs.whole_blob(store.catalog.blob(digest).unwrap(), 99).unwrap().unwrap();
+            assert_eq!(Sha256::of(&octets), *digest);
+        }
+        let keys = crate::init::Keys {
+            link: diodesync::link::LinkKey::from_seed(&[3; 32]),
+            roles: crate::rotate::Roles::new(keys()),
+            pairing: diodesync::link::PairingSecret([4; 32]),
+            dir: dir.join("keys"),
+        };
+        let store = Mutex::new(store);
+        let (cut, _) = crate::release::cut(&store, &keys, &Channel::main(), false, NOW_S, 7).unwrap();
+        assert_eq!((cut.number, cut.baseline, cut.artifacts), (ReleaseNo(8), None, 2));
+        assert_eq!(store.lock().unwrap().repository.version, 41);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
     fn metadata_that_a_crash_left_behind_is_signed_anew() {
         let dir = folder("between");
         let store = Mutex::new(Store::open(&dir).unwrap());
@@ -367,8 +521,9 @@ mod tests {
             assert_eq!(store.bundle, None);
             let keys = crate::init::Keys {
                 link: diodesync::link::LinkKey::from_seed(&[3; 32]),
-                roles: keys(),
+                roles: crate::rotate::Roles::new(keys()),
                 pairing: diodesync::link::PairingSecret([4; 32]),
+                dir: dir.join("keys"),
             };
             let version = store.repository.version;
             let store = Mutex::new(store);

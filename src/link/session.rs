@@ -141,15 +141,20 @@ fn session_info(link: LinkId, number: SessionNo) -> Vec<u8> {
 pub struct Paired {
     /// The link.
     pub link: LinkId,
-    /// The sender's link key.
-    pub sender: LinkVerifier,
+    /// The sender's link keys, the oldest first: one, and while it is rotated the next one too.
+    pub senders: Vec<LinkVerifier>,
     /// The shared secret.
     pub secret: PairingSecret,
-    /// This receiver's key.
-    pub key: ReceiverKey,
+    /// This receiver's keys: one, and while it is rotated the next one too.
+    pub keys: Vec<ReceiverKey>,
 }
 
 impl Paired {
+    /// The link key that has signed an offer.
+    pub fn signer(&self, offer: &SessionOffer<'_>) -> Option<&LinkVerifier> {
+        self.senders.iter().find(|key| key.verify(SIGNED_CONTEXT, offer.signed, &offer.signature))
+    }
+
     /// Checks an offer numbered `least` or higher and takes its secret out. The caller makes the number durable before
     /// anything is opened.
     ///
@@ -162,7 +167,7 @@ impl Paired {
         if offer.number < least {
             return Err(OpenError::OldSession { least, found: offer.number });
         }
-        if !self.has_signed(SIGNED_CONTEXT, offer.signed, &offer.signature) {
+        if self.signer(offer).is_none() {
             return Err(OpenError::Signature);
         }
         let secret = self.unseal(&offer.secrets, &session_info(offer.link, offer.number));
@@ -171,17 +176,21 @@ impl Paired {
 
     /// Whether the paired sender has signed `message` in `context`.
     pub(crate) fn has_signed(&self, context: &[u8], message: &[u8], signature: &[u8; 64]) -> bool {
-        self.sender.verify(context, message, signature)
+        self.senders.iter().any(|key| key.verify(context, message, signature))
     }
 
     /// Opens what [`seal_secret`] has sealed, if it was to this receiver.
     pub(crate) fn unseal(&self, secrets: &[SealedSecret], info: &[u8]) -> Option<[u8; 32]> {
-        let id = self.key.public().id();
+        self.keys.iter().find_map(|key| self.unseal_with(key, secrets, info))
+    }
+
+    fn unseal_with(&self, key: &ReceiverKey, secrets: &[SealedSecret], info: &[u8]) -> Option<[u8; 32]> {
+        let id = key.public().id();
         let ours = secrets.iter().find(|sealed| sealed.key_id == id)?;
         let encapsulated = EncappedKey::from_bytes(&ours.encapsulated).ok()?;
         let mut context = hpke::setup_receiver::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
             &OpModeR::Psk(psk(&self.secret, &self.link).ok()?),
-            &self.key.private,
+            &key.private,
             &encapsulated,
             info,
         )
@@ -371,16 +380,16 @@ mod tests {
         let link_key = LinkKey::from_seed(&[1; 32]);
         let paired = Paired {
             link: LinkId([7; 16]),
-            sender: link_key.verifier(),
+            senders: vec![link_key.verifier()],
             secret: PairingSecret([3; 32]),
-            key: ReceiverKey::from_seed(&[2; 32]),
+            keys: vec![ReceiverKey::from_seed(&[2; 32])],
         };
         World { rng: SeededRng::new(9), link_key, paired }
     }
 
     fn offer(world: &mut World, number: u64) -> (SessionSecret, Vec<u8>) {
         let World { rng, link_key, paired } = world;
-        let receivers = [ReceiverKey::from_seed(&[8; 32]).public().clone(), paired.key.public().clone()];
+        let receivers = [ReceiverKey::from_seed(&[8; 32]).public().clone(), paired.keys[0].public().clone()];
         offer_session(rng, paired.link, SessionNo(number), &paired.secret, link_key, &receivers).unwrap()
     }
 
@@ -401,13 +410,16 @@ mod tests {
         assert_eq!(old, OpenError::OldSession { least: SessionNo(6), found: SessionNo(5) });
 
         let mut other = world.paired.clone();
-        other.key = ReceiverKey::from_seed(&[4; 32]);
+        other.keys = vec![ReceiverKey::from_seed(&[4; 32])];
         assert_eq!(accept(&other, &mut datagram, 0), Err(OpenError::NotForUs));
+        // While a receiver's key is rotated, either opens it.
+        other.keys.push(world.paired.keys[0].clone());
+        assert!(accept(&other, &mut datagram, 0).is_ok());
         let mut other = world.paired.clone();
         other.secret = PairingSecret([0; 32]);
         assert_eq!(accept(&other, &mut datagram, 0), Err(OpenError::NotForUs));
         let mut other = world.paired.clone();
-        other.sender = LinkKey::from_seed(&[4; 32]).verifier();
+        other.senders = vec![LinkKey::from_seed(&[4; 32]).verifier()];
         assert_eq!(accept(&other, &mut datagram, 0), Err(OpenError::Signature));
         let mut other = world.paired.clone();
         other.link = LinkId([0; 16]);

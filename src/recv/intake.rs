@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::id::SessionNo;
 use crate::limits::SESSION_CHECKS_PER_S;
-use crate::link::{OpenError, Opener, Paired, SessionSecret};
+use crate::link::{LinkVerifier, OpenError, Opener, Paired, SessionSecret};
 use crate::wire::{Beacon, Outer, SessionOffer, SymbolHeader, WireError};
 
 /// Why a datagram changed nothing.
@@ -46,6 +46,8 @@ pub enum Intaken<'a> {
 pub struct PendingSession {
     /// Its number, to be made durable first.
     pub number: SessionNo,
+    /// The link key that has signed it: older ones count no more.
+    pub signer: LinkVerifier,
     secret: SessionSecret,
     offer: Vec<u8>,
 }
@@ -121,6 +123,11 @@ impl Intake {
     /// The counters.
     pub fn stats(&self) -> IntakeStats {
         self.stats
+    }
+
+    /// Takes the link keys that sessions may be signed with, the oldest first.
+    pub fn set_senders(&mut self, senders: Vec<LinkVerifier>) {
+        self.paired.senders = senders;
     }
 
     /// The accepted session, and the sequence number below which everything came or is lost.
@@ -200,8 +207,9 @@ impl Intake {
             return Err(Reject::TooManyOffers);
         }
         let secret = self.paired.accept(offer, least)?;
+        let signer = self.paired.signer(offer).ok_or(OpenError::Signature)?.clone();
         let offer_bytes = [offer.signed, &offer.signature].concat();
-        Ok(Intaken::NewSession(PendingSession { number: offer.number, secret, offer: offer_bytes }))
+        Ok(Intaken::NewSession(PendingSession { number: offer.number, signer, secret, offer: offer_bytes }))
     }
 
     /// Goes over to a session whose number is durable. `floor` is the least sequence number to take: what was recorded
@@ -213,6 +221,10 @@ impl Intake {
         self.first_sequence = None;
         self.newest_beacon = None;
         self.newest = Some(session.number);
+        // What came after it in the list may follow; what stood before it is over.
+        let senders = &mut self.paired.senders;
+        let at = senders.iter().position(|sender| *sender == session.signer).unwrap_or(0);
+        senders.drain(..at);
         self.opener = Some(Opener::new(session.secret, session.number, floor));
         self.offer = session.offer;
     }
@@ -254,7 +266,8 @@ mod tests {
         let mut rng = SeededRng::new(1);
         let (session, mut offer) =
             offer_session(&mut rng, link, number, &secret, &sender, &receivers).unwrap();
-        let mut intake = Intake::new(Paired { link, sender: sender.verifier(), secret, key }, None);
+        let mut intake =
+            Intake::new(Paired { link, senders: vec![sender.verifier()], secret, keys: vec![key] }, None);
         match intake.handle_datagram(now, &mut offer) {
             Ok(Intaken::NewSession(pending)) => intake.adopt(pending, 0),
             other => panic!("{other:?}"),
@@ -288,6 +301,32 @@ mod tests {
             matches!(intake.handle_datagram(now, &mut newest), Ok(Intaken::Beacon(b)) if b.clock_ms == 100)
         );
         assert!(matches!(intake.handle_datagram(now, &mut overtaken), Ok(Intaken::OldBeacon)));
+    }
+
+    #[test]
+    fn a_session_under_the_next_link_key_ends_the_old_one() {
+        let now = Instant::now();
+        let (link, secret, key) = (LinkId([7; 16]), PairingSecret([3; 32]), ReceiverKey::from_seed(&[2; 32]));
+        let [old, new] = [1, 4].map(|seed| LinkKey::from_seed(&[seed; 32]));
+        let receivers = [key.public().clone()];
+        let mut rng = SeededRng::new(1);
+        let mut offer = |signer: &LinkKey, number| {
+            offer_session(&mut rng, link, SessionNo(number), &secret, signer, &receivers).unwrap().1
+        };
+        let senders = vec![old.verifier()];
+        let paired = Paired { link, senders, secret: secret.clone(), keys: vec![key.clone()] };
+        let mut intake = Intake::new(paired, None);
+        let refused = intake.handle_datagram(now, &mut offer(&new, 1)).unwrap_err();
+        assert_eq!(refused, Reject::Open(OpenError::Signature), "nobody announced it");
+        intake.set_senders(vec![old.verifier(), new.verifier()]);
+        for (signer, number) in [(&old, 1), (&new, 2)] {
+            match intake.handle_datagram(now, &mut offer(signer, number)) {
+                Ok(Intaken::NewSession(pending)) => intake.adopt(pending, 0),
+                other => panic!("{other:?}"),
+            }
+        }
+        let refused = intake.handle_datagram(now, &mut offer(&old, 3)).unwrap_err();
+        assert_eq!(refused, Reject::Open(OpenError::Signature));
     }
 
     #[test]

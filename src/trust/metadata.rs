@@ -12,6 +12,8 @@ use super::{Bundle, target_name};
 use crate::id::{Channel, ReleaseNo, Sha256};
 
 const SPEC_VERSION: &str = "1.0.33";
+/// The field of targets.json for [`Repository::link_keys`]; TUF passes over what it does not know (§4.1).
+pub(super) const LINK_KEYS: &str = "x-diodesync-link-keys";
 const DAY_S: u64 = 86_400;
 /// A root outlives the hardware; it is replaced by rotation, not by expiry.
 const ROOT_DAYS: u64 = 3650;
@@ -46,10 +48,27 @@ impl RoleKey {
     }
 
     fn sign(&self, signed: Value) -> Vec<u8> {
-        let signature: String =
-            self.0.sign(&canonical(&signed)).to_bytes().iter().map(|octet| format!("{octet:02x}")).collect();
-        canonical(&json!({ "signatures": [{ "keyid": self.id(), "sig": signature }], "signed": signed }))
+        sign_with(&[self], signed)
     }
+
+    /// Whether a root names this key for a role. Nothing is verified: the root is one of our own.
+    pub fn is_named_by(&self, root: &[u8], role: &str) -> bool {
+        let root: Value = serde_json::from_slice(root).unwrap_or_default();
+        let ids = root.pointer(&format!("/signed/roles/{role}/keyids")).and_then(Value::as_array);
+        ids.is_some_and(|ids| ids.iter().any(|id| id.as_str() == Some(&self.id())))
+    }
+}
+
+/// Metadata with the signature of each of these keys.
+fn sign_with(keys: &[&RoleKey], signed: Value) -> Vec<u8> {
+    let message = canonical(&signed);
+    let signature = |key: &&RoleKey| {
+        let octets = key.0.sign(&message).to_bytes();
+        let text: String = octets.iter().map(|octet| format!("{octet:02x}")).collect();
+        json!({ "keyid": key.id(), "sig": text })
+    };
+    let signatures: Vec<Value> = keys.iter().map(signature).collect();
+    canonical(&json!({ "signatures": signatures, "signed": signed }))
 }
 
 /// Canonical JSON. What is made here holds integers, texts and maps, which always have a canonical form.
@@ -74,10 +93,20 @@ pub struct RoleKeys {
 impl RoleKeys {
     /// A root that names these keys, signed by the root key.
     pub fn root(&self, root: &RoleKey, version: u64, now_s: u64) -> Vec<u8> {
+        sign_with(&[root], self.root_body(root, version, now_s))
+    }
+
+    /// The root that follows one of `old`: it names these keys and `new`, and both root keys sign it (§5.3.4), so that
+    /// who trusts the old one follows.
+    pub fn next_root(&self, old: &RoleKey, new: &RoleKey, version: u64, now_s: u64) -> Vec<u8> {
+        sign_with(&[old, new], self.root_body(new, version, now_s))
+    }
+
+    fn root_body(&self, root: &RoleKey, version: u64, now_s: u64) -> Value {
         let keys: BTreeMap<String, Value> =
             [root, &self.targets, &self.timestamp].iter().map(|key| (key.id(), key.declaration())).collect();
         let role = |key: &RoleKey| json!({ "keyids": [key.id()], "threshold": 1 });
-        root.sign(json!({
+        json!({
             "_type": "root",
             "spec_version": SPEC_VERSION,
             "version": version,
@@ -90,7 +119,7 @@ impl RoleKeys {
                 "snapshot": role(&self.timestamp),
                 "timestamp": role(&self.timestamp),
             },
-        }))
+        })
     }
 }
 
@@ -115,6 +144,9 @@ pub struct Repository {
     pub timestamp_version: u64,
     /// The newest release of each channel.
     pub releases: BTreeMap<Channel, Release>,
+    /// The link keys that sessions are signed with, hexadecimal: the present one, then the next one while it is rotated.
+    /// The receiver takes a new one from here only, so that the old key alone introduces none.
+    pub link_keys: Vec<String>,
 }
 
 impl Repository {
@@ -128,13 +160,17 @@ impl Repository {
                 (target_name(channel, release.number), target)
             })
             .collect();
-        let targets = keys.targets.sign(json!({
+        let mut targets = json!({
             "_type": "targets",
             "spec_version": SPEC_VERSION,
             "version": self.version,
             "expires": expires(now_s, RELEASE_DAYS),
             "targets": targets,
-        }));
+        });
+        if let Some(body) = targets.as_object_mut().filter(|_| !self.link_keys.is_empty()) {
+            body.insert(LINK_KEYS.to_owned(), json!(self.link_keys));
+        }
+        let targets = keys.targets.sign(targets);
         let snapshot = keys.timestamp.sign(json!({
             "_type": "snapshot",
             "spec_version": SPEC_VERSION,

@@ -11,6 +11,7 @@ use sigstore_tuf::{Error, Role, TrustedMetadataSet};
 use thiserror::Error as ThisError;
 
 use super::Bundle;
+use super::metadata::LINK_KEYS;
 use crate::id::Sha256;
 
 /// Why metadata is not trusted.
@@ -78,6 +79,13 @@ pub struct Target {
     pub sha256: Sha256,
 }
 
+impl TrustError {
+    /// Whether a clock decides: at another time the same metadata may be good.
+    pub fn is_about_time(&self) -> bool {
+        matches!(self, Self::Clock(_) | Self::Tuf(Error::Expired { .. }))
+    }
+}
+
 impl TrustState {
     /// Trusts the root of a pairing.
     pub fn from_root(root: &[u8]) -> Result<Self, TrustError> {
@@ -88,6 +96,27 @@ impl TrustState {
     /// When the accepted timestamp expires, in seconds since 1970.
     pub fn expires_s(&self) -> Option<u64> {
         timestamp_expires_s(self.accepted.as_ref()?.timestamp.as_bytes())
+    }
+
+    /// The link keys that the accepted metadata names, hexadecimal, the oldest first; none if it names none.
+    pub fn link_keys(&self) -> Vec<String> {
+        let targets = self.accepted.as_ref().map(|accepted| accepted.targets.as_str()).unwrap_or_default();
+        let targets: serde_json::Value = serde_json::from_str(targets).unwrap_or_default();
+        let keys = targets.pointer(&format!("/signed/{LINK_KEYS}")).and_then(|keys| keys.as_array());
+        keys.into_iter().flatten().filter_map(|key| key.as_str()).map(str::to_owned).collect()
+    }
+
+    /// The highest version of the accepted timestamp, snapshot and targets: what a restored sender must go above.
+    pub fn version(&self) -> Option<u64> {
+        let accepted = self.accepted.as_ref()?;
+        let version = |file: &str| {
+            let file: serde_json::Value = serde_json::from_str(file).ok()?;
+            file.pointer("/signed/version")?.as_u64()
+        };
+        [&accepted.timestamp, &accepted.snapshot, &accepted.targets]
+            .into_iter()
+            .filter_map(|f| version(f))
+            .max()
     }
 
     fn load(&self) -> Result<TrustedMetadataSet, TrustError> {
@@ -284,7 +313,7 @@ mod tests {
         let (state, targets) = verify(&state, &second, NOW + DAY).unwrap();
         assert_eq!(targets["main/2.index"].sha256, Sha256::of(&2u64.to_be_bytes()));
         assert!(matches!(verify(&state, &first, NOW + DAY), Err(TrustError::Rollback { held: 2, found: 1 })));
-        assert_eq!(state.expires_s(), Some(NOW + 8 * DAY));
+        assert_eq!((state.expires_s(), state.version()), (Some(NOW + 8 * DAY), Some(2)));
     }
 
     #[test]
@@ -292,7 +321,8 @@ mod tests {
         let mut low = Low::new(0);
         let first = low.release(1, NOW);
         let second = low.release(2, NOW);
-        assert!(verify(&low.state(), &first, NOW + 8 * DAY).is_err(), "expired timestamp");
+        let expired = verify(&low.state(), &first, NOW + 8 * DAY).unwrap_err();
+        assert!(expired.is_about_time(), "{expired}");
         assert!(verify(&Low::new(9).state(), &first, NOW).is_err(), "another root");
         for mixed in [
             Bundle { timestamp: first.timestamp.clone(), ..second.clone() },
@@ -326,8 +356,15 @@ mod tests {
         let old = low.release(1, NOW);
         let state = verify(&low.state(), &old, NOW).unwrap().0;
         for version in 2..=51 {
-            low.roots.push(low.keys.root(&low.root_key, version, NOW));
+            // Every key is another one, root, targets and timestamp.
+            let key = |n: u8| RoleKey::from_seed(&[version as u8 * 3 + n; 32]);
+            low.keys = RoleKeys { targets: key(1), timestamp: key(2) };
+            low.roots.push(low.keys.next_root(&low.root_key, &key(0), version, NOW));
+            low.root_key = key(0);
         }
+        let mut unlinked = low.roots.clone();
+        unlinked.push(low.keys.root(&RoleKey::from_seed(&[250; 32]), 52, NOW));
+        assert!(follow(&unlinked).is_err(), "a root that the old root key did not sign");
         let new = low.release(2, NOW);
         let (rotated, _) = verify(&state, &new, NOW).unwrap();
         assert!(rotated.root.contains("\"version\":51"));

@@ -200,13 +200,18 @@ mod tests {
     fn paired() -> (LinkKey, Paired) {
         let key = LinkKey::from_seed(&[1; 32]);
         let (link, secret) = (LinkId([7; 16]), PairingSecret([3; 32]));
-        let paired = Paired { link, sender: key.verifier(), secret, key: ReceiverKey::from_seed(&[2; 32]) };
+        let paired = Paired {
+            link,
+            senders: vec![key.verifier()],
+            secret,
+            keys: vec![ReceiverKey::from_seed(&[2; 32])],
+        };
         (key, paired)
     }
 
     fn manifest(paired: &Paired, is_plain: bool) -> (Manifest, ExportSecret) {
         let (secret, export) = (ExportSecret([9; 32]), ExportId([5; 8]));
-        let receivers = [ReceiverKey::from_seed(&[8; 32]).public().clone(), paired.key.public().clone()];
+        let receivers = [ReceiverKey::from_seed(&[8; 32]).public().clone(), paired.keys[0].public().clone()];
         let offer = match is_plain {
             true => Offer::Plain(secret.clone()),
             false => {
@@ -227,7 +232,7 @@ mod tests {
             let octets = manifest.encode(&key);
             assert!(octets.len() <= MANIFEST_BYTES_MAX);
             assert_eq!(Manifest::open(&octets, &paired), Ok((manifest.clone(), secret)));
-            let other = Paired { key: ReceiverKey::from_seed(&[4; 32]), ..paired.clone() };
+            let other = Paired { keys: vec![ReceiverKey::from_seed(&[4; 32])], ..paired.clone() };
             assert_eq!(Manifest::open(&octets, &other).is_ok(), is_plain);
             let other = Paired { link: LinkId([8; 16]), ..paired.clone() };
             assert!(matches!(Manifest::open(&octets, &other), Err(ManifestError::OtherLink { .. })));

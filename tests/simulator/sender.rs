@@ -129,7 +129,7 @@ fn trust(index: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let root = keys.root(&key(1), 1, NOW_S);
     let release = Release { number: ReleaseNo(2), bytes: index.len() as u64, sha256: Sha256::of(index) };
     let releases = [(Channel::main(), release)].into();
-    let repository = Repository { version: 1, timestamp_version: 1, releases };
+    let repository = Repository { version: 1, timestamp_version: 1, releases, link_keys: Vec::new() };
     let bundle = repository.sign(&keys, vec![root.clone()], NOW_S, 7);
     (root, bundle.encode())
 }

@@ -83,7 +83,12 @@ pub fn pairing_secret() -> PairingSecret {
 }
 
 pub fn paired() -> Paired {
-    Paired { link: LINK, sender: link_key().verifier(), secret: pairing_secret(), key: receiver_key() }
+    Paired {
+        link: LINK,
+        senders: vec![link_key().verifier()],
+        secret: pairing_secret(),
+        keys: vec![receiver_key()],
+    }
 }
 
 /// A session as the sender of this pairing makes it.

@@ -55,7 +55,7 @@ impl World {
         let index_octets = index.encode();
         let keys =
             RoleKeys { targets: RoleKey::from_seed(&[2; 32]), timestamp: RoleKey::from_seed(&[3; 32]) };
-        let root = keys.root(&RoleKey::from_seed(&[1; 32]), 1, clock_s());
+        let root = keys.root(&RoleKey::from_seed(&[1; 32]), 1, diodesync_control::clock_s());
         let (bytes, sha256) = (index_octets.len() as u64, Sha256::of(&index_octets));
         let repository = Repository {
             version: NUMBER,
@@ -64,8 +64,10 @@ impl World {
                 Channel::main(),
                 Release { number: ReleaseNo(NUMBER), bytes, sha256 },
             )]),
+            link_keys: Vec::new(),
         };
-        let trust_octets = repository.sign(&keys, vec![root.clone()], clock_s(), 7).encode();
+        let trust_octets =
+            repository.sign(&keys, vec![root.clone()], diodesync_control::clock_s(), 7).encode();
         let journal = Arc::new(SledJournal::open(&base.path().join("journal")).unwrap().0);
         Self {
             packs,
@@ -93,6 +95,7 @@ impl World {
         let (orders, from_publisher) = channel();
         let input = PublishInput {
             dir: self.dir(),
+            skew_max: Duration::from_secs(300),
             root: self.root.clone(),
             packs: self.packs.clone(),
             ledger: ledger.clone(),
@@ -262,9 +265,9 @@ mod link {
     pub fn joined(now: std::time::Instant) -> (Intake, Sealer) {
         let paired = Paired {
             link: LinkId(*b"simulated link 1"),
-            sender: LinkKey::from_seed(&[1; 32]).verifier(),
+            senders: vec![LinkKey::from_seed(&[1; 32]).verifier()],
             secret: PairingSecret([3; 32]),
-            key: ReceiverKey::from_seed(&[2; 32]),
+            keys: vec![ReceiverKey::from_seed(&[2; 32])],
         };
         let mut octets = offer();
         let Ok(Outer::Session(session)) = Outer::parse(&mut octets) else { panic!("no session") };

@@ -70,10 +70,11 @@ fn plan(daemon: &Daemon, request: &Request) -> anyhow::Result<Plan> {
     let mut repository = store.repository.clone();
     let (keys, trust) = (&daemon.keys, &daemon.config.trust);
     repository.timestamp_version += 1;
-    let carried = repository.sign_timestamp(&keys.roles, &bundle.snapshot, now_s, trust.carry_days);
+    let roles = keys.roles.named_by(&bundle.roots)?;
+    let carried = repository.sign_timestamp(&roles, &bundle.snapshot, now_s, trust.carry_days);
     repository.timestamp_version += 1;
-    let fresh = repository.sign_timestamp(&keys.roles, &bundle.snapshot, now_s, trust.timestamp_days);
-    let bundle = Bundle { roots: store.roots()?, timestamp: carried, ..bundle };
+    let fresh = repository.sign_timestamp(&roles, &bundle.snapshot, now_s, trust.timestamp_days);
+    let bundle = Bundle { timestamp: carried, ..bundle };
     store.commit_metadata(repository, Bundle { timestamp: fresh, ..bundle.clone() })?;
     let parties =
         Parties { link: daemon.link, key: &keys.link, pairing: &keys.pairing, receivers: &daemon.receivers };

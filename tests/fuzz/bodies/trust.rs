@@ -31,6 +31,7 @@ pub fn signed(number: u64) -> Bundle {
         version: number,
         timestamp_version: number,
         releases: BTreeMap::from([(Channel::main(), release)]),
+        link_keys: Vec::new(),
     };
     let root = keys().root(&RoleKey::from_seed(&ROOT_SEED), 1, NOW_S);
     repository.sign(&keys(), vec![root], NOW_S, 7)

@@ -23,9 +23,9 @@ const LINK_SEED: [u8; 32] = [1; 32];
 fn paired() -> Paired {
     Paired {
         link: LinkId(*b"simulated link 1"),
-        sender: LinkKey::from_seed(&LINK_SEED).verifier(),
+        senders: vec![LinkKey::from_seed(&LINK_SEED).verifier()],
         secret: PairingSecret([3; 32]),
-        key: ReceiverKey::from_seed(&[2; 32]),
+        keys: vec![ReceiverKey::from_seed(&[2; 32])],
     }
 }
 
