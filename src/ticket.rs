@@ -133,9 +133,12 @@ impl Ticket {
         put_varint(&mut out, self.made_s);
         put_varint(&mut out, self.wants.len() as u64);
         self.wants.iter().for_each(|want| want.put(&mut out));
-        let mac = mac(secret, &out);
-        out.extend_from_slice(&mac);
-        text::write(&out)
+        Self::seal(&out, secret)
+    }
+
+    /// The text of a ticket's octets, with their MAC. What is in them is not looked at.
+    pub fn seal(octets: &[u8], secret: &PairingSecret) -> String {
+        text::write(&[octets, &mac(secret, octets)].concat())
     }
 
     /// Reads what an operator typed or pasted.

@@ -155,7 +155,11 @@ impl Manifest {
         let layout = Layout::parse(&mut reader)?;
         let offer = match reader.u8()? {
             0 => Offer::Plain(ExportSecret(reader.array()?)),
-            _ => Offer::Sealed(parse_secrets(&mut reader)?),
+            1 => Offer::Sealed(parse_secrets(&mut reader)?),
+            found => {
+                let what = "the kind of an export's secret";
+                return Err(CodecError::Limit { what, found: u64::from(found), max: 1 }.into());
+            }
         };
         reader.bytes(SIGNATURE_BYTES)?;
         reader.finish()?;

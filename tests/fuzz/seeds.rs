@@ -33,6 +33,86 @@ fn part(octets: &[u8]) -> Vec<u8> {
     [&(octets.len() as u16).to_be_bytes(), octets].concat()
 }
 
+/// The octets that a ticket's text stands for, without their MAC: see `src/ticket/text.rs`.
+fn octets_of_ticket(text: &str) -> Vec<u8> {
+    let digit = |c: char| "0123456789ABCDEFGHJKMNPQRSTVWXYZ".find(c).unwrap() as u32;
+    let lines = text.lines().map(|line| line.replace([' ', '-'], ""));
+    let digits: String = lines.map(|line| line[..line.len() - 2].to_owned()).collect();
+    let (mut octets, mut bits, mut held) = (Vec::new(), 0u32, 0);
+    for c in digits[4..].chars() {
+        (bits, held) = (bits << 5 | digit(c), held + 5);
+        if held >= 8 {
+            held -= 8;
+            octets.push((bits >> held) as u8);
+        }
+    }
+    octets.truncate(octets.len() - 16);
+    octets
+}
+
+/// Manifests of exports, headers of slots, and tickets.
+fn carried(seeds: &mut Vec<Seed>) {
+    use diodesync::id::{BlockId, BlockNo, ExportId, LinkId, ObjectTag, PackId};
+    use diodesync::link::LinkKey;
+    use diodesync::volume::{ExportSecret, Layout, Manifest, Offer, Piece};
+    use diodesync::wire::ObjectId;
+    let paired = bodies::carried::paired();
+    let (secret, export) = (ExportSecret([6; 32]), ExportId([2; 8]));
+    let receivers = [paired.key.public().clone()];
+    let mut rng = super::world::Rng::new(1, "export");
+    let sealed =
+        Manifest::seal_offer(&mut rng, &secret, paired.link, export, &paired.secret, &receivers).unwrap();
+    for (name, slots, parity, offer) in [
+        ("plain", 1, 0, Offer::Plain(secret.clone())),
+        ("sealed", 70_000, 10, sealed),
+        ("large", 1 << 28, 100, Offer::Plain(secret)),
+    ] {
+        let layout = Layout::new(slots, parity, 4 << 30).unwrap();
+        let manifest = Manifest { link: paired.link, export, made_s: 1_795_000_000, layout, offer };
+        let octets = manifest.encode(&LinkKey::from_seed(&[1; 32]));
+        let unsigned = octets.len() - 64;
+        seeds.push(("volume", format!("manifest-{name}"), [&[1], &octets[..unsigned]].concat()));
+        let other = LinkKey::from_seed(&[9; 32]);
+        seeds.push((
+            "volume",
+            format!("manifest-{name}-of-another-key"),
+            [&[0], manifest.encode(&other).as_slice()].concat(),
+        ));
+    }
+    let block = ObjectId::Block(BlockId { pack: PackId([7; 8]), block: BlockNo(3) });
+    for (name, object, bytes) in [
+        ("block", block, 1 << 20),
+        ("index", ObjectId::Index(ObjectTag([1; 8])), 200_000),
+        ("trust", ObjectId::Trust(ObjectTag([1; 8])), 5),
+    ] {
+        let piece = Piece::of(object, bytes).last().unwrap();
+        seeds.push(("volume", format!("slot-of-{name}"), [&[2], piece.encode().as_slice()].concat()));
+    }
+    use diodesync::id::ReleaseNo;
+    use diodesync::ticket::{Ticket, Want, What};
+    let want = |channel: &str, what| Want { channel: channel.parse().unwrap(), number: ReleaseNo(300), what };
+    let blocks = What::Blocks { index: ObjectTag([1; 8]), runs: vec![(0, 1), (5, 200), (1000, 2)] };
+    let all = vec![
+        want("bulk", blocks.clone()),
+        want("main", What::Everything),
+        want("os", What::Since(ReleaseNo(7))),
+    ];
+    for (name, wants) in [("all", all), ("blocks", vec![want("main", blocks)])] {
+        let ticket = Ticket { receiver: [5; 8], made_s: 1_795_000_000, wants };
+        let text = ticket.encode(LinkId(*b"simulated link 1"), &paired.secret);
+        seeds.push(("ticket", format!("typed-{name}"), [&[0], text.as_bytes()].concat()));
+        let lower = text.to_lowercase().replace('0', "o");
+        seeds.push(("ticket", format!("typed-in-lower-case-{name}"), [&[0], lower.as_bytes()].concat()));
+        seeds.push((
+            "ticket",
+            format!("mistyped-{name}"),
+            [&[0], text.replacen('S', "T", 1).as_bytes()].concat(),
+        ));
+        let octets = octets_of_ticket(&text);
+        seeds.push(("ticket", format!("octets-{name}"), [&[1], octets.as_slice()].concat()));
+    }
+}
+
 /// All of them.
 pub fn seeds() -> Vec<Seed> {
     let mut seeds = Vec::new();
@@ -41,6 +121,7 @@ pub fn seeds() -> Vec<Seed> {
     proofs(&mut seeds);
     submitted(&mut seeds);
     images(&mut seeds);
+    carried(&mut seeds);
     settings(&mut seeds);
     disk(&mut seeds);
     http(&mut seeds);

@@ -4,6 +4,7 @@
 //! encoding, is within its bounds, and nothing is taken for authentic that is not. The fuzzer (`targets/`) and `cargo
 //! test` (`tests/system/tests/fuzz_corpus.rs`, over `corpus/`) run the same functions.
 
+pub mod carried;
 pub mod disk;
 pub mod mirror;
 pub mod release;
@@ -27,6 +28,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("image", release::image),
     ("zip", submitted::zip),
     ("submission", submitted::submission),
+    ("volume", carried::volume),
+    ("ticket", carried::ticket),
     ("config", settings::config),
     ("pairing", settings::pairing),
     ("disk", disk::disk),

@@ -1,6 +1,7 @@
 //! TUF metadata: as anyone can make it, and as who holds one of its keys can.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use diodesync::id::{Channel, ReleaseNo, Sha256};
 use diodesync::trust::{
@@ -47,15 +48,15 @@ pub fn state() -> TrustState {
 /// A bundle, a timestamp, or the metadata of one role with a true signature on it.
 pub fn trust(data: &[u8]) {
     let Some((kind, rest)) = choice(data, 6) else { return };
-    let state = state();
+    static STATE: LazyLock<TrustState> = LazyLock::new(state);
     match kind {
-        0 => bundle(&state, rest),
+        0 => bundle(&STATE, rest),
         1 => {
-            if let Ok(Some(fresh)) = verify_timestamp(&state, rest, NOW_S) {
+            if let Ok(Some(fresh)) = verify_timestamp(&STATE, rest, NOW_S) {
                 panic!("nobody has signed {fresh:?}");
             }
         }
-        _ => with_a_key(&state, kind, rest),
+        _ => with_a_key(&STATE, kind, rest),
     }
 }
 
@@ -78,7 +79,8 @@ fn bundle(state: &TrustState, data: &[u8]) {
 /// With the keys: what is accepted is loaded again, and nothing panics.
 fn with_a_key(state: &TrustState, kind: u8, data: &[u8]) {
     let Ok(body) = serde_json::from_slice::<Value>(data) else { return };
-    let mut bundle = signed(2);
+    static SECOND: LazyLock<Bundle> = LazyLock::new(|| signed(2));
+    let mut bundle = SECOND.clone();
     match kind {
         2 => bundle.timestamp = sign(&TIMESTAMP_SEED, &body),
         3 => {
