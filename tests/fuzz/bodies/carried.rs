@@ -13,7 +13,6 @@ const LINK_SEED: [u8; 32] = [1; 32];
 const SECRET: PairingSecret = PairingSecret([3; 32]);
 /// What the link key signs before a manifest's octets.
 const CONTEXT: &[u8] = b"diodesync export 1";
-const SIGNATURE_BYTES: usize = 64;
 
 /// What both ends of the seeds' link know.
 pub fn paired() -> Paired {
