@@ -58,7 +58,7 @@ fn carried(seeds: &mut Vec<Seed>) {
     use diodesync::wire::ObjectId;
     let paired = bodies::carried::paired();
     let (secret, export) = (ExportSecret([6; 32]), ExportId([2; 8]));
-    let receivers = [paired.key.public().clone()];
+    let receivers = [paired.keys[0].public().clone()];
     let mut rng = super::world::Rng::new(1, "export");
     let sealed =
         Manifest::seal_offer(&mut rng, &secret, paired.link, export, &paired.secret, &receivers).unwrap();

@@ -16,8 +16,8 @@ const CONTEXT: &[u8] = b"diodesync export 1";
 
 /// What both ends of the seeds' link know.
 pub fn paired() -> Paired {
-    let sender = LinkKey::from_seed(&LINK_SEED).verifier();
-    Paired { link: LINK, sender, secret: SECRET, key: ReceiverKey::from_seed(&[2; 32]) }
+    let senders = vec![LinkKey::from_seed(&LINK_SEED).verifier()];
+    Paired { link: LINK, senders, secret: SECRET, keys: vec![ReceiverKey::from_seed(&[2; 32])] }
 }
 
 /// A manifest without its signature, which is put on here, or the header of a slot.
