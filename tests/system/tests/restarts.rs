@@ -238,9 +238,11 @@ fn what_the_disk_changed_before_it_was_sent_is_not_sent() {
     let low = slow.pair.low_status().unwrap();
     assert!(low.alarms.iter().any(|alarm| alarm.id == "packs-unreadable"), "{:?}", low.alarms);
     assert!(slow.pair.low.log().contains("does not hold what was submitted: block 3"));
-    // From a backup.
-    garble(&packs, 3..5);
-    slow.pair.low.ok(&["release", "--full"]).unwrap();
+    // What is known to be damaged is not released again; submitted again it is.
+    let refused = slow.pair.low.run(&["release", "--full"]).unwrap();
+    assert!(refused.code == Some(1) && refused.stderr.contains("submit it again"), "{refused:?}");
+    slow.pair.low.ok(&["submit", "files", slow.pair.dir.join("tree").to_str().unwrap()]).unwrap();
+    slow.pair.low.ok(&["release"]).unwrap();
     slow.pair.wait_published(2, 2 * MINUTE).unwrap();
     slow.pair.mirror().unwrap().compare_files(&slow.expected).unwrap();
 }
