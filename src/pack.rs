@@ -6,6 +6,7 @@
 pub mod fact;
 mod space;
 mod sparse;
+mod stamp;
 mod store;
 pub mod verify;
 
@@ -17,6 +18,7 @@ use crate::id::BlockId;
 
 pub use space::{Disk, NoSpace, Space};
 pub use sparse::BlockRanges;
+pub use stamp::Stamp;
 pub use store::{Blobs, PackStore};
 
 /// A file operation failed.

@@ -1,4 +1,4 @@
-//! The wire, octet by octet. Version 1.
+//! The wire, octet by octet. Version 2; version 1 is read too.
 //!
 //! One UDP payload is one datagram. Integers are big-endian. Nothing answers: every datagram can be understood with
 //! what the receiver was paired with and a SESSION datagram of the same session.
@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!  0  2  magic "DS"
-//!  2  1  version = 1
+//!  2  1  version: 2, or 1
 //!  3  1  type: 1 SESSION, 2 SEALED
 //! ```
 //!
@@ -16,12 +16,14 @@
 //! ```text
 //!  4 16  link id
 //! 20  8  session number
-//! 28  1  n, the number of receivers it is sealed to (1 to 8)
-//! 29  n × 88:
+//! 28  1  octets l of the lane's name (1 to 32)          } not in version 1
+//! 29  l  the lane's name                                }
+//! ..  1  n, the number of receivers it is sealed to (1 to 8)
+//! ..  n × 88:
 //!         8  key id: first octets of the BLAKE3 of the receiver's X25519 key
 //!        32  HPKE encapsulated key        (RFC 9180, mode_psk, DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM)
 //!        48  the sealed session secret of 32 octets
-//! ..  64  Ed25519 signature by the link key over "diodesync session 1" and all octets before it
+//! ..  64  Ed25519 signature by the link key over "diodesync session V", V the version, and all octets before it
 //! ```
 //!
 //! ## SEALED: AES-256-GCM
@@ -78,6 +80,7 @@
 //! | version | what changed |
 //! |---|---|
 //! | 1 | the first |
+//! | 2 | SESSION names its lane, so that what was recorded on one lane is nothing on another, and crossed paths show |
 
 mod beacon;
 mod outer;
@@ -89,11 +92,40 @@ use crate::codec::CodecError;
 use crate::id::IdError;
 
 pub use beacon::{Beacon, BeaconChannel};
-pub use outer::{Outer, SIGNED_CONTEXT, Sealed, SealedHeader, SealedSecret, SessionOffer};
+pub use outer::{Outer, Sealed, SealedHeader, SealedSecret, SessionId, SessionOffer};
 pub use symbol::{FecScheme, ObjectId, SymbolHeader};
 
-/// The version that is written.
-pub const VERSION: u8 = 1;
+/// A version of the wire. Each side reads the newest and the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// SESSION does not name its lane.
+    V1 = 1,
+    /// What is written.
+    V2 = 2,
+}
+
+impl Version {
+    /// The version with this number.
+    ///
+    /// # Errors
+    /// If this side does not read it.
+    pub fn parse(number: u8) -> Result<Self, WireError> {
+        match number {
+            1 => Ok(Self::V1),
+            2 => Ok(Self::V2),
+            found => Err(WireError::Version { found }),
+        }
+    }
+
+    /// What the link key signs before the octets of a SESSION.
+    pub fn signed_context(self) -> &'static [u8] {
+        match self {
+            Self::V1 => b"diodesync session 1",
+            Self::V2 => b"diodesync session 2",
+        }
+    }
+}
+
 /// Octets before the ciphertext of a SEALED datagram.
 pub const SEALED_HEADER_BYTES: usize = 16;
 /// Octets of the tag after it.
@@ -111,7 +143,7 @@ pub enum WireError {
     Magic,
     /// It is of another version.
     #[error(
-        "the datagram is of wire version {found}, this side reads version {VERSION}; upgrade the receiver first"
+        "the datagram is of wire version {found}, this side reads versions 1 and 2; upgrade the receiver first"
     )]
     Version {
         /// The version found.

@@ -14,8 +14,10 @@ use diodesync::limits::{
 };
 use diodesync::link::{LinkKey, OpenError, ReceiverKey, Sealer, offer_session};
 use diodesync::recv::{Action, Collector, Intake, Intaken, Reject};
-use diodesync::wire::{Beacon, BeaconChannel, ObjectId, SymbolHeader, WireError};
-use world::{LINK, Rng, joined, link_key, offer, paired, pairing_secret, receiver_key, seal, start};
+use diodesync::wire::{Beacon, BeaconChannel, ObjectId, SessionId, SymbolHeader, WireError};
+use world::{
+    LINK, Rng, joined, lane, link_key, offer, paired, pairing_secret, receiver_key, seal, session_id, start,
+};
 
 const SESSION: SessionNo = SessionNo(7);
 
@@ -71,12 +73,15 @@ fn of_every_length_with_nothing_right_in_it() {
     let mut rng = Rng::new(1, "lengths");
     let noise = rng.octets(DATAGRAM_BYTES_MAX);
     // The header that a true datagram would have, with noise behind it.
-    let header = seal(&mut Sealer::new(offer(&mut rng, SESSION).0, SESSION).unwrap(), b"x")[..16].to_vec();
+    let sealed = seal(&mut Sealer::new(offer(&mut rng, SESSION).0, &session_id(SESSION)).unwrap(), b"x");
+    let header = &sealed[..16];
     for len in 0..=DATAGRAM_BYTES_MAX {
         for octets in [vec![0; len], vec![0xff; len], noise[..len].to_vec()] {
             assert!(is_refused(&mut intake, now, &octets), "{len} octets");
         }
-        for kind in [&header, &b"DS\x01\x01".to_vec(), &b"DS\x01\x03".to_vec(), &b"DS\x02\x02".to_vec()] {
+        let kinds: [&[u8]; 6] =
+            [header, b"DS\x01\x01", b"DS\x02\x01", b"DS\x01\x02", b"DS\x02\x03", b"DS\x03\x02"];
+        for kind in kinds {
             let mut octets = noise[..len].to_vec();
             octets.iter_mut().zip(kind).for_each(|(octet, right)| *octet = *right);
             assert!(is_refused(&mut intake, now, &octets), "{len} octets after {kind:?}");
@@ -351,7 +356,8 @@ fn beacons_with_any_one_octet_changed() {
 fn session_by(key: &LinkKey, link: LinkId, number: u64, receivers: &[ReceiverKey]) -> Vec<u8> {
     let receivers: Vec<_> = receivers.iter().map(|receiver| receiver.public().clone()).collect();
     let mut rng = Rng::new(number, "somebody");
-    offer_session(&mut rng, link, SessionNo(number), &pairing_secret(), key, &receivers).unwrap().1
+    let id = SessionId { link, ..session_id(SessionNo(number)) };
+    offer_session(&mut rng, &id, &pairing_secret(), key, &receivers).unwrap().1
 }
 
 #[test]
@@ -365,15 +371,20 @@ fn sessions_that_are_not_ours() {
     let for_another = session_by(&link_key(), LINK, 8, std::slice::from_ref(&other));
     let old = session_by(&link_key(), LINK, 6, &ours);
     let same_number_other_secret = session_by(&link_key(), LINK, 7, &ours);
+    // After the lane's name.
+    const COUNT_AT: usize = 29 + "lane0".len();
     let mut counted = |at: usize, value: u8| {
         let mut lie = offered.clone();
         lie[at] = value;
         intake.handle_datagram(now, &mut lie).unwrap_err()
     };
-    for count in [0, 9, 255] {
-        assert!(matches!(counted(28, count), Reject::Wire(WireError::Codec(CodecError::Limit { .. }))));
+    for octets in [0, 33, 255] {
+        assert!(matches!(counted(28, octets), Reject::Wire(WireError::Id(_) | WireError::Codec(_))));
     }
-    assert!(matches!(counted(28, 2), Reject::Wire(WireError::Codec(CodecError::Truncated { .. }))));
+    for count in [0, 9, 255] {
+        assert!(matches!(counted(COUNT_AT, count), Reject::Wire(WireError::Codec(CodecError::Limit { .. }))));
+    }
+    assert!(matches!(counted(COUNT_AT, 2), Reject::Wire(WireError::Codec(CodecError::Truncated { .. }))));
     let mut refused = |octets: Vec<u8>| match intake.handle_datagram(now, &mut octets.clone()) {
         Err(Reject::Open(refused)) => refused,
         other => panic!("{other:?}"),
@@ -392,7 +403,7 @@ fn sessions_that_are_not_ours() {
     let publics: Vec<_> = eight.iter().chain([&other]).map(|key| key.public().clone()).collect();
     for receivers in [&publics[..], &[]] {
         let rng = &mut Rng::new(1, "too many");
-        let made = offer_session(rng, LINK, SessionNo(9), &pairing_secret(), &link_key(), receivers);
+        let made = offer_session(rng, &session_id(SessionNo(9)), &pairing_secret(), &link_key(), receivers);
         assert!(made.is_err(), "{} receivers", receivers.len());
     }
 }
@@ -400,7 +411,7 @@ fn sessions_that_are_not_ours() {
 #[test]
 fn a_flood_of_sessions_is_not_checked_without_end() {
     let now = start();
-    let mut intake = Intake::new(paired(), None);
+    let mut intake = Intake::new(lane(), paired(), None);
     let forged = session_by(&LinkKey::from_seed(&[9; 32]), LINK, 8, &[receiver_key()]);
     let mut errors = Vec::new();
     for _ in 0..5 * SESSION_CHECKS_PER_S {
@@ -427,7 +438,7 @@ fn recorded_traffic_after_a_restart() {
     let (number, floor) = intake.position().unwrap();
     assert_eq!((number, floor), (SESSION, 40));
 
-    let mut intake = Intake::new(paired(), Some(number));
+    let mut intake = Intake::new(lane(), paired(), Some(number));
     let before = intake.handle_datagram(now, &mut recorded[45].clone()).unwrap_err();
     assert_eq!(before, Reject::NoSession);
     let older = session_by(&link_key(), LINK, 6, &[receiver_key()]);

@@ -21,8 +21,8 @@ use diodesync::release::index::{Image, Package, Provider, ProviderArchive, Provi
 use diodesync::release::{ArtifactKind, ArtifactName, Blob, Extent, Index, PackRun, PackageName};
 use diodesync::ticket::{Ticket, Want, What};
 use diodesync::trust::Bundle;
-use diodesync::wire::{Beacon, BeaconChannel, ObjectId, Outer, SymbolHeader};
-use world::{LINK, Rng, offer, paired, pairing_secret, seal, start};
+use diodesync::wire::{Beacon, BeaconChannel, ObjectId, Outer, SessionId, SymbolHeader, Version};
+use world::{LINK, Rng, lane, offer_of, paired, pairing_secret, seal, session_id, start};
 
 const SESSION: SessionNo = SessionNo(0x0102_0304_0506_0708);
 
@@ -39,8 +39,14 @@ fn golden(name: &str, comment: &str, octets: &[u8]) {
     assert!(text == expected, "{} differs from\n{text}", path.display());
 }
 
-fn session() -> (SessionSecret, Vec<u8>) {
-    offer(&mut Rng::new(1, "golden session"), SESSION)
+/// The golden session of a wire version. What is inside a sealed datagram is the same in both.
+fn id(version: Version) -> SessionId {
+    let lane = (version == Version::V2).then(lane);
+    SessionId { lane, ..session_id(SESSION) }
+}
+
+fn session(version: Version) -> (SessionSecret, Vec<u8>) {
+    offer_of(&mut Rng::new(1, "golden session"), &id(version))
 }
 
 /// The session's secret is the first thing that a sender draws.
@@ -48,14 +54,14 @@ fn secret_octets() -> Vec<u8> {
     Rng::new(1, "golden session").octets(32)
 }
 
-fn sealer() -> Sealer {
-    Sealer::new(session().0, SESSION).unwrap()
+fn sealer(version: Version) -> Sealer {
+    Sealer::new(session(version).0, &id(version)).unwrap()
 }
 
 /// Opens a datagram as a receiver does that has accepted the golden session.
-fn with_opened(datagram: &[u8], check: impl FnOnce(Intaken<'_>)) {
-    let mut intake = Intake::new(paired(), None);
-    let Ok(Intaken::NewSession(pending)) = intake.handle_datagram(start(), &mut session().1) else {
+fn with_opened(version: Version, datagram: &[u8], check: impl FnOnce(Intaken<'_>)) {
+    let mut intake = Intake::new(lane(), paired(), None);
+    let Ok(Intaken::NewSession(pending)) = intake.handle_datagram(start(), &mut session(version).1) else {
         panic!("the session is refused");
     };
     intake.adopt(pending, 0);
@@ -63,17 +69,22 @@ fn with_opened(datagram: &[u8], check: impl FnOnce(Intaken<'_>)) {
 }
 
 #[test]
-fn session_datagram() {
-    let (_, datagram) = session();
-    golden(
-        "session",
-        "SESSION for one receiver: link, number 0x0102030405060708, HPKE, signature",
-        &datagram,
-    );
-    let mut copy = datagram.clone();
-    let Outer::Session(parsed) = Outer::parse(&mut copy).unwrap() else { panic!("not a session") };
-    assert_eq!((parsed.link, parsed.number, parsed.secrets.len()), (LINK, SESSION, 1));
-    assert!(paired().accept(&parsed, SESSION).is_ok());
+fn session_datagrams() {
+    for (version, name, comment) in [
+        (
+            Version::V1,
+            "session",
+            "SESSION for one receiver: link, number 0x0102030405060708, HPKE, signature",
+        ),
+        (Version::V2, "session-2", "SESSION of version 2, of lane lane0"),
+    ] {
+        let (_, datagram) = session(version);
+        golden(name, comment, &datagram);
+        let mut copy = datagram.clone();
+        let Outer::Session(parsed) = Outer::parse(&mut copy).unwrap() else { panic!("not a session") };
+        assert_eq!((&parsed.id, parsed.secrets.len()), (&id(version), 1));
+        assert!(paired().accept(&parsed, &lane(), SESSION).is_ok());
+    }
 }
 
 /// The secret inside, taken out with nothing but the words of `wire` and RFC 9180.
@@ -81,22 +92,29 @@ fn session_datagram() {
 fn session_secret_by_the_letter() {
     use hpke::Kem;
     use hpke::{Deserializable, OpModeR, PskBundle, aead::AesGcm256, kdf::HkdfSha256, kem::X25519HkdfSha256};
-    let (_, datagram) = session();
     let (private, public) = X25519HkdfSha256::derive_keypair(&[2; 32]);
-    assert_eq!(datagram[29..37], blake3::hash(&hpke::Serializable::to_bytes(&public)).as_bytes()[..8]);
-    let encapsulated = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(&datagram[37..69]).unwrap();
-    let secret = pairing_secret();
-    let psk = PskBundle::new(&secret.0, &LINK.0).unwrap();
-    let info = [b"diodesync session 1".as_slice(), &LINK.0, &SESSION.0.to_be_bytes()].concat();
-    let opened = hpke::single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-        &OpModeR::Psk(psk),
-        &private,
-        &encapsulated,
-        &info,
-        &datagram[69..117],
-        &[],
-    );
-    assert_eq!(opened.unwrap(), secret_octets());
+    let before = [LINK.0.as_slice(), &SESSION.0.to_be_bytes()].concat();
+    for (version, info) in [
+        (Version::V1, [b"diodesync session 1".as_slice(), &before].concat()),
+        (Version::V2, [b"diodesync session 2".as_slice(), &before, b"\x05lane0"].concat()),
+    ] {
+        let (_, datagram) = session(version);
+        let at = 4 + info.len() - "diodesync session N".len() + 1;
+        let sealed = &datagram[at..at + 88];
+        assert_eq!(sealed[..8], blake3::hash(&hpke::Serializable::to_bytes(&public)).as_bytes()[..8]);
+        let encapsulated = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(&sealed[8..40]).unwrap();
+        let secret = pairing_secret();
+        let psk = PskBundle::new(&secret.0, &LINK.0).unwrap();
+        let opened = hpke::single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+            &OpModeR::Psk(psk),
+            &private,
+            &encapsulated,
+            &info,
+            &sealed[40..],
+            &[],
+        );
+        assert_eq!(opened.unwrap(), secret_octets());
+    }
 }
 
 fn hmac_sha256(key: &[u8], data: &[u8]) -> Vec<u8> {
@@ -135,7 +153,7 @@ fn key_schedule_by_the_letter() {
     let material = hkdf_sha256(&SESSION.0.to_be_bytes(), &secret_octets(), &info, 44);
     golden("key-schedule", "key and IV of epoch 0 of the session in session.hex", &material);
 
-    let mut sealer = sealer();
+    let mut sealer = sealer(Version::V1);
     for sequence in 0..300u64 {
         let mut datagram = seal(&mut sealer, b"plain text");
         assert_eq!(datagram[8..16], sequence.to_be_bytes());
@@ -159,12 +177,20 @@ fn symbol(name: &str, comment: &str, object: ObjectId, bytes: u32, sbn: u32, esi
     let header = SymbolHeader { object, oti, sbn, esi };
     let plain = [header.encode().as_slice(), encoded.symbol(esi)].concat();
     golden(&format!("{name}-plain"), &format!("{comment}; before it is sealed"), &plain);
-    let datagram = seal(&mut sealer(), &plain);
-    golden(name, &format!("{comment}; sealed as the first of the session in session.hex"), &datagram);
-    with_opened(&datagram, |opened| match opened {
+    sealed(name, comment, &plain, |opened| match opened {
         Intaken::Symbol(read, payload) => assert_eq!((read, payload), (header, encoded.symbol(esi))),
         other => panic!("{other:?}"),
     });
+}
+
+/// The sealed datagram in both versions, read back.
+fn sealed(name: &str, comment: &str, plain: &[u8], check: impl Fn(Intaken<'_>)) {
+    for (version, suffix) in [(Version::V1, ""), (Version::V2, "-2")] {
+        let datagram = seal(&mut sealer(version), plain);
+        let comment = format!("{comment}; sealed as the first of the session in session{suffix}.hex");
+        golden(&format!("{name}{suffix}"), &comment, &datagram);
+        with_opened(version, &datagram, &check);
+    }
 }
 
 const BLOCK: BlockId = BlockId { pack: PackId(*b"apackid1"), block: BlockNo(0x0203) };
@@ -243,9 +269,7 @@ fn beacon(name: &str, comment: &str, beacon: &Beacon, full_bytes: usize) {
     plain.resize(plain.len().max(full_bytes), 0);
     assert_eq!(Beacon::parse(&plain).as_ref(), Ok(beacon));
     golden(&format!("{name}-plain"), &format!("{comment}; before it is sealed"), &plain);
-    let datagram = seal(&mut sealer(), &plain);
-    golden(name, &format!("{comment}; sealed as the first of the session in session.hex"), &datagram);
-    with_opened(&datagram, |opened| match opened {
+    sealed(name, comment, &plain, |opened| match opened {
         Intaken::Beacon(read) => assert_eq!(&read, beacon),
         other => panic!("{other:?}"),
     });

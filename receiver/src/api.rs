@@ -1,7 +1,9 @@
 //! The control interface: what the commands, and later a dashboard, ask of the daemon.
 
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -16,13 +18,12 @@ use diodesync_control::{ApiError, VerifyJob, VerifyState, clock_ms};
 use crate::config::Config;
 use crate::handover::Notice;
 use crate::import::{self, Imports};
-use crate::lane::{LaneShared, Ledger, View as LaneView};
-use crate::publish::{DamagedRelease, PublishShared, Stage, View as PublishView};
-use crate::serve::SiteHandle;
+use crate::lane::{LaneView, LanesShared, View as LanesView};
+use crate::publish::{DamagedRelease, Ledger, PublishShared, Stage, View as PublishView};
+use crate::serve::{Serving, SiteHandle, TlsStatus};
 use crate::status::{
-    Alarm, ChannelStatus, LaneStatus, Missing, MissingRelease, ReleaseStatus, Status, ranges,
+    Alarm, ChannelStatus, DecodingStatus, LaneStatus, Missing, MissingRelease, ReleaseStatus, Status, ranges,
 };
-
 use crate::verify::verify;
 
 /// Silence after which there is an alarm: sessions come every 250 ms and beacons every second.
@@ -39,8 +40,10 @@ pub struct Daemon {
     pub config: Config,
     /// The link.
     pub link: LinkId,
-    /// The lane.
-    pub lane: Arc<LaneShared>,
+    /// The lanes.
+    pub lanes: Arc<LanesShared>,
+    /// How the other roles are.
+    pub others: Others,
     /// The publisher.
     pub publish: Arc<PublishShared>,
     /// What is served.
@@ -57,6 +60,15 @@ pub struct Daemon {
     pub notices: Sender<Notice>,
     /// `verify`.
     pub verify: VerifyJob,
+}
+
+/// How the roles are that this process may not fill.
+#[derive(Debug)]
+pub enum Others {
+    /// They are in this process; the certificate is looked at here.
+    Here(Arc<Mutex<TlsStatus>>),
+    /// They run for themselves; how many lane roles have joined.
+    Elsewhere(Arc<AtomicUsize>),
 }
 
 /// The handlers.
@@ -97,20 +109,22 @@ async fn acknowledge_clock(State(daemon): State<Arc<Daemon>>) -> Result<Json<ser
             "the clocks are not further apart than skew_max; there is nothing to acknowledge",
         ));
     };
-    daemon.publish.acknowledge_clock.store(true, std::sync::atomic::Ordering::Relaxed);
+    daemon.publish.acknowledge_clock.store(true, Ordering::Relaxed);
     Ok(Json(serde_json::json!({ "acknowledged": why })))
 }
 
 impl Daemon {
     fn status(&self) -> Status {
-        let (lane, publish) = (self.lane.view(), self.publish.view());
+        let (lanes, publish) = (self.lanes.view(), self.publish.view());
         let clock_ms = clock_ms();
         let skew_ms = publish.beacon.as_ref().map(|(beacon, then)| {
             i64::try_from(i128::from(beacon.clock_ms) - i128::from(*then)).unwrap_or(i64::MAX)
         });
         let channels = self.channels(&publish);
         let disk = self.packs.disk(publish.freed.0);
-        let mut alarms = self.alarms(clock_ms, skew_ms, &lane, &publish, &channels);
+        let mut alarms = lane_alarms(clock_ms, &lanes);
+        let tls = self.others.look(&self.config.dir, clock_ms, &mut alarms);
+        alarms.extend(self.alarms(clock_ms, skew_ms, &publish, &channels));
         alarms.extend(self.storage_alarms(&publish, &disk));
         Status {
             side: "receiver".to_owned(),
@@ -122,35 +136,10 @@ impl Daemon {
             disk: disk.ok(),
             restore_with: publish.restore_with.clone(),
             alarms,
-            lanes: vec![self.lane_status(&lane)],
+            certificate_expires_s: tls.map(|tls| tls.expires_s),
+            lanes: lanes.lanes.iter().map(lane_status).collect(),
+            decoding: decoding_status(&lanes),
             channels,
-        }
-    }
-
-    fn lane_status(&self, view: &LaneView) -> LaneStatus {
-        let config = self.config.lane.first();
-        let (intake, collector) = (&view.intake, &view.collector);
-        LaneStatus {
-            name: config.map(|lane| lane.name.clone()).unwrap_or_default(),
-            listen: config.map(|lane| lane.listen.to_string()).unwrap_or_default(),
-            session: view.session.map(|session| session.0),
-            rate_bits_per_s: view.rate_bits_per_s,
-            received: intake.received,
-            received_bytes: intake.received_bytes,
-            lost: intake.lost(),
-            rejected: intake.rejected(),
-            malformed: intake.malformed,
-            forged: intake.forged,
-            replayed: intake.replayed,
-            other_session: intake.other_session,
-            duplicates: collector.duplicates + collector.surplus,
-            repaired: collector.repaired,
-            blocks: collector.blocks,
-            mismatched: view.mismatched,
-            collecting: view.collecting,
-            kernel_drops: view.kernel_drops,
-            buffer_bytes: view.buffer_bytes,
-            last_ms: view.last_ms,
         }
     }
 
@@ -318,30 +307,11 @@ impl Daemon {
         &self,
         clock_ms: u64,
         skew_ms: Option<i64>,
-        lane: &LaneView,
         publish: &PublishView,
         channels: &[ChannelStatus],
     ) -> Vec<Alarm> {
         let mut alarms = Vec::new();
         let mut alarm = |id: &str, text: String| alarms.push(Alarm { id: id.to_owned(), text });
-        if let Some(last) = lane.last_ms {
-            let silence = Duration::from_millis(clock_ms.saturating_sub(last));
-            if silence >= SILENCE {
-                let text = format!("nothing came for {}; look at the sender and the path", Span(silence));
-                alarm("silence", text);
-            }
-        }
-        if let Some(why) = &lane.refused_session {
-            alarm("session-refused", why.clone());
-        }
-        if lane.kernel_drops > 0 {
-            let text = format!(
-                "the kernel dropped {} packets (of up to 64 datagrams each) because its buffer was full; raise net.core.rmem_max or lower the \
-                 sender's rate",
-                lane.kernel_drops
-            );
-            alarm("kernel-drops", text);
-        }
         if let Some(why) = &publish.clock_hold {
             alarm("clock-skew", why.clone());
         } else if let Some(skew) =
@@ -409,4 +379,101 @@ impl Daemon {
         }
         alarms
     }
+}
+
+impl Others {
+    /// How the certificate stands, if something serves; and alarms about roles that do not run.
+    fn look(&self, dir: &Path, clock_ms: u64, alarms: &mut Vec<Alarm>) -> Option<TlsStatus> {
+        let mut alarm = |id: &str, text: String| alarms.push(Alarm { id: id.to_owned(), text });
+        let tls = match self {
+            Self::Here(tls) => tls.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            Self::Elsewhere(lanes) => {
+                if lanes.load(Ordering::Relaxed) == 0 {
+                    alarm("lane-role", "nothing receives; run: diode-receiver run --role lane".to_owned());
+                }
+                match Serving::read(dir).filter(|serving| !serving.is_silent(clock_ms)) {
+                    Some(serving) => {
+                        if let Some(why) = serving.failure {
+                            alarm("serve-role", format!("what was served before is served still: {why}"));
+                        }
+                        serving.tls
+                    }
+                    None => {
+                        alarm(
+                            "serve-role",
+                            "nothing serves; run: diode-receiver run --role serve".to_owned(),
+                        );
+                        return None;
+                    }
+                }
+            }
+        };
+        if let Some(problem) = &tls.problem {
+            alarm("certificate", problem.clone());
+        }
+        Some(tls)
+    }
+}
+
+fn lane_status(view: &LaneView) -> LaneStatus {
+    let intake = &view.intake;
+    LaneStatus {
+        name: view.name.clone(),
+        listen: view.listen.clone(),
+        session: view.session.map(|session| session.0),
+        wire_version: view.wire_version,
+        rate_bits_per_s: view.rate_bits_per_s,
+        received: intake.received,
+        received_bytes: intake.received_bytes,
+        lost: intake.lost(),
+        rejected: intake.rejected(),
+        malformed: intake.malformed,
+        forged: intake.forged,
+        replayed: intake.replayed,
+        other_session: intake.other_session,
+        kernel_drops: view.kernel_drops,
+        buffer_bytes: view.buffer_bytes,
+        last_ms: view.last_ms,
+    }
+}
+
+fn decoding_status(view: &LanesView) -> DecodingStatus {
+    let (decoding, collector) = (&view.decoding, &view.decoding.collector);
+    DecodingStatus {
+        duplicates: collector.duplicates + collector.surplus,
+        repaired: collector.repaired,
+        blocks: collector.blocks,
+        mismatched: decoding.mismatched,
+        collecting: decoding.collecting,
+    }
+}
+
+/// What is wrong with the lanes.
+fn lane_alarms(clock_ms: u64, view: &LanesView) -> Vec<Alarm> {
+    let mut alarms = Vec::new();
+    let mut alarm = |id: &str, text: String| alarms.push(Alarm { id: id.to_owned(), text });
+    let is_any_heard = view.lanes.iter().any(|lane| lane.last_ms.is_some());
+    for lane in &view.lanes {
+        let name = &lane.name;
+        // Before the first datagram on any lane the sender may not have been started yet.
+        let last = lane.last_ms.or(is_any_heard.then_some(lane.since_ms));
+        let silence = last.map(|last| Duration::from_millis(clock_ms.saturating_sub(last)));
+        if let Some(silence) = silence.filter(|silence| *silence >= SILENCE) {
+            let text =
+                format!("lane {name}: nothing came for {}; look at the sender and the path", Span(silence));
+            alarm("silence", text);
+        }
+        if let Some(why) = &lane.refused_session {
+            alarm("session-refused", format!("lane {name}: {why}"));
+        }
+        if lane.kernel_drops > 0 {
+            let text = format!(
+                "lane {name}: the kernel dropped {} packets (of up to 64 datagrams each) because its buffer was full; raise \
+                 net.core.rmem_max or lower the sender's rate",
+                lane.kernel_drops
+            );
+            alarm("kernel-drops", text);
+        }
+    }
+    alarms
 }

@@ -8,8 +8,8 @@
 //!
 //! A mirror of a part of an archive cannot be signed by the archive's key, so the site signs: its `Release` says what is
 //! here, and lives for [`VALID_DAYS`], renewed every day for as long as the gateway lives. Packages of architecture `all`
-//! have an index of their own, which apt takes with any architecture's. The indexes of the release before stay under
-//! their digests, for a client in the middle of an update.
+//! have an index of their own, which apt takes with any architecture's. Indexes that were replaced stay under their
+//! digests for [`BY_HASH_KEPT_S`], for a client in the middle of an update.
 //!
 //! Formats: <https://wiki.debian.org/DebianRepository/Format>.
 
@@ -19,6 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use bytes::Bytes;
 use diodesync::id::Sha256;
 use diodesync::limits::CONTROL_BYTES_MAX;
 use diodesync::pack::{Blobs, PackStore, fact};
@@ -33,11 +34,16 @@ use pgp::crypto::hash::HashAlgorithm;
 use pgp::types::Password;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use serde::{Deserialize, Serialize};
 
 /// Days after which a client takes the archive for stale.
 pub const VALID_DAYS: u64 = 14;
 /// Seconds after which everything is signed anew.
 pub const RENEW_S: u64 = 86_400;
+/// Seconds for which an index that was replaced stays under its digest.
+pub const BY_HASH_KEPT_S: u64 = 2 * 86_400;
+/// Octets of replaced indexes that are kept; the oldest go first.
+const BY_HASH_KEPT_BYTES: usize = 64 << 20;
 
 /// The site's key for its archive.
 pub struct Signer {
@@ -50,15 +56,31 @@ impl std::fmt::Debug for Signer {
     }
 }
 
+/// Text that a request is answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text(pub Bytes);
+
+impl Serialize for Text {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(std::str::from_utf8(&self.0).map_err(serde::ser::Error::custom)?)
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(String::deserialize(deserializer)?.into()))
+    }
+}
+
 /// What apt is served, besides the packages.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Archive {
     /// By path below the archive.
-    files: BTreeMap<String, Arc<[u8]>>,
-    /// Paths under a digest, which the next archive keeps.
-    by_hash: BTreeSet<String>,
+    files: BTreeMap<String, Text>,
+    /// Paths under a digest, and when each was last part of the archive, seconds since 1970.
+    by_hash: BTreeMap<String, u64>,
     /// Suites with their components.
-    suites: BTreeMap<Suite, BTreeSet<String>>,
+    suites: BTreeMap<String, BTreeSet<String>>,
     /// The public key, ASCII-armored.
     key: String,
     /// When it was signed, in seconds since 1970.
@@ -147,17 +169,19 @@ impl Signer {
                 control.put_stanza(&place, deb.bytes, &package.deb, packages);
             }
         }
-        let key = SignedPublicKey::from(self.key.clone()).to_armored_string(ArmorOptions::default())?;
-        let mut archive = Archive { key, signed_s: now_s, ..Archive::default() };
+        let mut archive = Archive { key: self.public_key()?, signed_s: now_s, ..Archive::default() };
         for (suite, indexes) in suites {
             self.put_suite(&mut archive, suite, indexes, now_s)?;
         }
-        for path in before.iter().flat_map(|before| &before.by_hash) {
-            if let Some(content) = before.and_then(|before| before.files.get(path)) {
-                archive.files.entry(path.clone()).or_insert_with(|| content.clone());
-            }
+        if let Some(before) = before {
+            archive.keep_replaced(before, now_s);
         }
         Ok(archive)
+    }
+
+    /// The key that clients trust, ASCII-armored.
+    pub fn public_key(&self) -> anyhow::Result<String> {
+        Ok(SignedPublicKey::from(self.key.clone()).to_armored_string(ArmorOptions::default())?)
     }
 
     fn put_suite(
@@ -183,32 +207,53 @@ impl Signer {
         for component in &components {
             for architecture in &architectures {
                 let key = (component.clone(), (*architecture).to_owned());
-                let content: Arc<[u8]> = indexes.get(&key).cloned().unwrap_or_default().into();
+                let content = Text(indexes.get(&key).cloned().unwrap_or_default().into());
                 let folder = format!("{component}/binary-{architecture}");
-                let digest = Sha256::of(&content);
-                release.push_str(&format!(" {digest} {} {folder}/Packages\n", content.len()));
+                let digest = Sha256::of(&content.0);
+                release.push_str(&format!(" {digest} {} {folder}/Packages\n", content.0.len()));
                 let by_hash = format!("{base}/{folder}/by-hash/SHA256/{digest}");
-                archive.by_hash.insert(by_hash.clone());
+                archive.by_hash.insert(by_hash.clone(), now_s);
                 archive.files.insert(by_hash, content.clone());
                 archive.files.insert(format!("{base}/{folder}/Packages"), content);
             }
         }
-        archive.files.insert(format!("{base}/InRelease"), self.clearsign(&release)?.into_bytes().into());
-        archive.files.insert(format!("{base}/Release.gpg"), self.sign(&release)?.into_bytes().into());
-        archive.files.insert(format!("{base}/Release"), release.into_bytes().into());
-        archive.suites.insert(suite, components);
+        archive.files.insert(format!("{base}/InRelease"), Text(self.clearsign(&release)?.into()));
+        archive.files.insert(format!("{base}/Release.gpg"), Text(self.sign(&release)?.into()));
+        archive.files.insert(format!("{base}/Release"), Text(release.into()));
+        archive.suites.insert(suite.to_string(), components);
         Ok(())
     }
 }
 
 impl Archive {
+    /// Keeps the indexes of the archive before under their digests, for a while.
+    fn keep_replaced(&mut self, before: &Self, now_s: u64) {
+        let mut replaced: Vec<(&String, u64)> = before
+            .by_hash
+            .iter()
+            .filter(|(path, _)| !self.by_hash.contains_key(*path))
+            // A clock that was set back must not keep them for ever.
+            .filter(|(_, last_s)| now_s.abs_diff(**last_s) < BY_HASH_KEPT_S)
+            .map(|(path, last_s)| (path, *last_s))
+            .collect();
+        replaced.sort_by_key(|(_, last_s)| std::cmp::Reverse(*last_s));
+        let mut room = BY_HASH_KEPT_BYTES;
+        for (path, last_s) in replaced {
+            let Some(content) = before.files.get(path) else { continue };
+            let Some(rest) = room.checked_sub(content.0.len()) else { break };
+            room = rest;
+            self.by_hash.insert(path.clone(), last_s);
+            self.files.insert(path.clone(), content.clone());
+        }
+    }
+
     /// A file below the archive.
-    pub fn file(&self, path: &str) -> Option<&Arc<[u8]>> {
-        self.files.get(path)
+    pub fn file(&self, path: &str) -> Option<&Bytes> {
+        self.files.get(path).map(|text| &text.0)
     }
 
     /// The suites with their components.
-    pub fn suites(&self) -> &BTreeMap<Suite, BTreeSet<String>> {
+    pub fn suites(&self) -> &BTreeMap<String, BTreeSet<String>> {
         &self.suites
     }
 

@@ -21,8 +21,10 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls::ServerConfig;
+use rustls::client::verify_server_name;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::ParsedCertificate;
 use thiserror::Error;
 
 const DAY_S: u64 = 86_400;
@@ -107,6 +109,19 @@ pub enum CertError {
         /// Why not.
         source: rustls::Error,
     },
+    /// The certificate is not for a name under which clients reach the mirror.
+    #[error(
+        "the first certificate in {path} is not for {host}, which serve.hosts names: clients that ask for {host} refuse it. \
+         Have it in the certificate's subject alternative names, or take it out of serve.hosts; and put the server's \
+         certificate first and its issuers after it",
+        path = path.display()
+    )]
+    OtherName {
+        /// The chain's file.
+        path: PathBuf,
+        /// The name.
+        host: String,
+    },
     /// A name cannot stand in a certificate.
     #[error(
         "{name:?} cannot be a server's name: expected a DNS name like gateway.example.com or an IP address"
@@ -136,7 +151,7 @@ pub enum CertError {
 }
 
 /// Seconds since 1970 as an operator reads them.
-fn utc(time_s: u64) -> String {
+pub fn utc(time_s: u64) -> String {
     i64::try_from(time_s)
         .ok()
         .and_then(|s| jiff::Timestamp::from_second(s).ok())
@@ -247,13 +262,24 @@ fn params(common_name: &str, now_s: u64, life_s: u64) -> Result<CertificateParam
     Ok(params)
 }
 
+/// A certificate that a server can use.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The settings of the server.
+    pub server: ServerConfig,
+    /// When the first certificate of the chain to do so expires, seconds since 1970.
+    pub expires_s: u64,
+    /// A certificate of the chain that is not valid now.
+    pub dates: Option<CertError>,
+}
+
 /// Makes the settings of an HTTPS server out of a certificate chain (the server's first) and its key, both PEM files;
 /// TLS 1.2 and newer, HTTP/1.1. `now_s` is the time in seconds since 1970.
 ///
 /// # Errors
-/// A key that others can read or that belongs to another certificate, a chain that is not valid now, a file that holds
-/// something else; each names the file and what to do.
-pub fn load(chain_path: &Path, key_path: &Path, now_s: u64) -> Result<ServerConfig, CertError> {
+/// A key that others can read or that belongs to another certificate, a certificate for other names than `hosts`, a file
+/// that holds something else; each names the file and what to do. Dates are the caller's to judge: see [`Loaded::dates`].
+pub fn load(chain_path: &Path, key_path: &Path, hosts: &[String], now_s: u64) -> Result<Loaded, CertError> {
     fact::check_private(key_path)?;
     let read = |path: &Path| std::fs::read(path).map_err(PackError::io("read", path));
     let pem_error = |path: &Path, expected| {
@@ -268,16 +294,18 @@ pub fn load(chain_path: &Path, key_path: &Path, now_s: u64) -> Result<ServerConf
     if chain.is_empty() {
         return Err(pem_error(chain_path, "certificates")(pem::Error::NoItemsFound));
     }
+    let (mut expires_s, mut dates) = (u64::MAX, None);
     for (at, certificate) in chain.iter().enumerate() {
         let what = format!("certificate {} in {}", at + 1, chain_path.display());
         let life = Validity::read(certificate).ok_or_else(|| CertError::Malformed(what.clone()))?;
+        expires_s = expires_s.min(life.not_after_s);
         if now_s > life.not_after_s {
-            return Err(CertError::Expired { what, expired_s: life.not_after_s, now_s });
-        }
-        if now_s < life.not_before_s {
-            return Err(CertError::NotYetValid { what, starts_s: life.not_before_s, now_s });
+            dates = dates.or(Some(CertError::Expired { what, expired_s: life.not_after_s, now_s }));
+        } else if now_s < life.not_before_s {
+            dates = dates.or(Some(CertError::NotYetValid { what, starts_s: life.not_before_s, now_s }));
         }
     }
+    check_hosts(&chain, chain_path, hosts)?;
     let tls = |source| match source {
         rustls::Error::InconsistentKeys(_) => {
             CertError::KeyMismatch { chain: chain_path.to_owned(), key: key_path.to_owned() }
@@ -293,7 +321,21 @@ pub fn load(chain_path: &Path, key_path: &Path, now_s: u64) -> Result<ServerConf
         .with_single_cert(chain, key)
         .map_err(tls)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(Loaded { server: config, expires_s, dates })
+}
+
+/// The names under which clients reach the mirror must all be in the server's certificate: it is the first of the chain.
+fn check_hosts(chain: &[CertificateDer<'_>], path: &Path, hosts: &[String]) -> Result<(), CertError> {
+    let Some(first) = chain.first() else { return Ok(()) };
+    let malformed = |_| CertError::Malformed(format!("certificate 1 in {}", path.display()));
+    let certificate = ParsedCertificate::try_from(first).map_err(malformed)?;
+    for host in hosts {
+        let name = ServerName::try_from(host.as_str()).map_err(|_| CertError::Name { name: host.clone() })?;
+        if verify_server_name(&certificate, &name).is_err() {
+            return Err(CertError::OtherName { path: path.to_owned(), host: host.clone() });
+        }
+    }
+    Ok(())
 }
 
 /// When the first certificate of a PEM text expires, in seconds since 1970.
@@ -431,13 +473,20 @@ mod tests {
         let dir = TempDir::new("certs");
         let (ca, server) = made();
         let (chain, key) = put(&dir, &server, 0o600);
-        let config = load(&chain, &key, NOW_S).unwrap();
-        assert_eq!(config.alpn_protocols, [b"http/1.1"]);
+        let hosts = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let loaded = load(&chain, &key, &hosts, NOW_S).unwrap();
+        assert_eq!(loaded.server.alpn_protocols, [b"http/1.1"]);
+        assert_eq!(loaded.expires_s, NOW_S + SERVER_LIFE_S);
+        assert!(loaded.dates.is_none());
 
-        let error = load(&chain, &key, NOW_S + 398 * DAY_S).unwrap_err().to_string();
+        let dates = |now_s| load(&chain, &key, &[], now_s).unwrap().dates.unwrap().to_string();
+        let error = dates(NOW_S + 398 * DAY_S);
         assert!(error.contains("server.pem expired at 20") && error.contains("renew it"), "{error}");
-        let error = load(&chain, &key, NOW_S - DAY_S).unwrap_err().to_string();
+        let error = dates(NOW_S - DAY_S);
         assert!(error.contains("not valid before") && error.contains("clock"), "{error}");
+
+        let error = load(&chain, &key, &["other.example".to_owned()], NOW_S).unwrap_err().to_string();
+        assert!(error.contains("not for other.example") && error.contains("serve.hosts"), "{error}");
 
         let other = make_server_certificate(&ca, &[], NOW_S).unwrap();
         let (chain, key) = put(
@@ -445,15 +494,15 @@ mod tests {
             &CertificateAndKey { certificate_pem: server.certificate_pem.clone(), key_pem: other.key_pem },
             0o600,
         );
-        assert!(matches!(load(&chain, &key, NOW_S), Err(CertError::KeyMismatch { .. })));
+        assert!(matches!(load(&chain, &key, &[], NOW_S), Err(CertError::KeyMismatch { .. })));
 
         let (chain, key) = put(&dir, &server, 0o640);
-        let error = load(&chain, &key, NOW_S).unwrap_err().to_string();
+        let error = load(&chain, &key, &[], NOW_S).unwrap_err().to_string();
         assert!(error.contains("chmod 600"), "{error}");
 
         let (chain, key) = put(&dir, &server, 0o600);
-        assert!(matches!(load(&key, &key, NOW_S), Err(CertError::Pem { expected: "certificates", .. })));
-        let error = load(&chain, &chain, NOW_S).unwrap_err().to_string();
+        assert!(matches!(load(&key, &key, &[], NOW_S), Err(CertError::Pem { expected: "certificates", .. })));
+        let error = load(&chain, &chain, &[], NOW_S).unwrap_err().to_string();
         assert!(error.contains("others can read it"), "{error}");
     }
 

@@ -69,6 +69,9 @@ enum Command {
         /// The configuration
         #[arg(long, value_name = "FILE", default_value = "/etc/diodesync/receiver.toml")]
         config: PathBuf,
+        /// Fill only this role; the others run as processes of their own
+        #[arg(long, value_name = "ROLE")]
+        role: Option<run::Role>,
     },
     /// Show what arrived, what is served, and what needs an operator
     Status {
@@ -114,7 +117,7 @@ pub fn main() -> ExitCode {
         Command::Rotate { config, finish } => {
             Config::load(&config).and_then(|config| rotate::rotate(&config.dir, finish))
         }
-        Command::Run { config } => run::run(&config),
+        Command::Run { config, role } => run::run(&config, role),
         other => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -179,16 +182,18 @@ async fn watch(common: &Common) -> anyhow::Result<()> {
     let progress = Progress::new(0);
     loop {
         let status: Status = serde_json::from_value(client.get("/v1/status").await?)?;
-        for (channel, lane) in status.channels.iter().zip(status.lanes.iter().cycle()) {
+        let rate = status.lanes.iter().map(|lane| lane.rate_bits_per_s).sum();
+        let lost: u64 = status.lanes.iter().map(|lane| lane.lost).sum();
+        for channel in &status.channels {
             let Some(release) = channel.releases.last() else { continue };
             let text = format!(
                 "{} {} {}, {}, {} lost, {} repaired",
                 channel.channel,
                 release.number,
                 release.state,
-                BitsPerS(lane.rate_bits_per_s),
-                lane.lost,
-                lane.repaired
+                BitsPerS(rate),
+                lost,
+                status.decoding.repaired
             );
             if is_terminal {
                 progress.set(release.bytes_held, release.bytes_needed);

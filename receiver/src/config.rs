@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use diodesync::id::Channel;
+use diodesync::id::{Channel, LaneId};
+use diodesync::limits::LANES_MAX;
 use diodesync::quantity::{parse_bytes, parse_duration};
 use diodesync::release::retention::KEEP_DEFAULT;
 use serde::{Deserialize, Deserializer};
@@ -100,8 +101,8 @@ fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lane {
-    /// Its name in status and logs.
-    pub name: String,
+    /// Its name, the same as on the sender.
+    pub name: LaneId,
     /// The address to receive on.
     pub listen: SocketAddr,
 }
@@ -132,8 +133,18 @@ impl Config {
     /// Reads and checks a text.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let config: Self = toml::from_str(text)?;
-        if config.lane.len() != 1 {
-            bail!("expected one [[lane]], found {}: this version receives on one lane", config.lane.len());
+        if !(1..=LANES_MAX).contains(&config.lane.len()) {
+            bail!("expected 1 to {LANES_MAX} [[lane]], found {}", config.lane.len());
+        }
+        for (at, lane) in config.lane.iter().enumerate() {
+            for other in config.lane.iter().take(at) {
+                if other.name == lane.name {
+                    bail!("two lanes are named {}; each has the name that it has on the sender", lane.name);
+                }
+                if other.listen == lane.listen {
+                    bail!("lanes {} and {} both listen on {}", other.name, lane.name, lane.listen);
+                }
+            }
         }
         if config.serve.certificate.is_some() != config.serve.key.is_some() {
             bail!("serve: certificate and key belong together; give both or neither");
@@ -161,6 +172,7 @@ impl Config {
             r#"# Diodesync receiver.
 dir = {dir:?}
 
+# Up to 8, each with the name that it has on the sender.
 [[lane]]
 name = "lane0"
 # The address at the end of the one-way path. Nothing is ever sent from it.
@@ -231,6 +243,9 @@ mod tests {
             (format!("{good}[space]\nreserve = '1 lot'\n"), "expected a size"),
             (format!("{good}[[channel]]\nname = 'main'\nkeep = 0\n"), "keep is 0"),
             (format!("{good}[[channel]]\nname = 'a'\n[[channel]]\nname = 'a'\n"), "configured twice"),
+            (good.replace("'a'", "'Lane 0'"), "a-z, 0-9 and -"),
+            (format!("{good}[[lane]]\nname = 'a'\nlisten = '0.0.0.0:3'\n"), "two lanes are named a"),
+            (format!("{good}[[lane]]\nname = 'b'\nlisten = '0.0.0.0:1'\n"), "both listen on"),
             (good.replace("['h']", "[]"), "hosts is empty"),
             (good.replace("0.0.0.0:1", "nowhere"), "line 4"),
         ] {

@@ -8,6 +8,7 @@ use diodesync::pack::PackStore;
 use diodesync::release::Index;
 
 use crate::config::Config;
+pub use crate::handover::remote::kinds_of_message;
 use crate::lane::partial;
 use crate::serve::{self, ClientFiles, Site, SiteHandle};
 
@@ -23,7 +24,7 @@ pub fn partial_name(text: &str) {
     }
 }
 
-/// A mirror of one release in one pack, which is made in `dir` and open when this returns.
+/// A mirror of one release in one pack, which is made in `dir`.
 pub fn mirror(dir: &Path, octets: &[u8], pack: PackId, index: Index) -> anyhow::Result<axum::Router> {
     let packs = Arc::new(PackStore::open(dir)?);
     packs.write_at(pack, 0, octets)?;

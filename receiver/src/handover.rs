@@ -1,14 +1,28 @@
 //! What the roles hand each other.
 //!
-//! Objects go as files that are renamed into `DIR/inbox` when they are whole; blocks go through the packs and the
-//! [`Ledger`](crate::lane::Ledger). A [`Notice`] says that there is something to look at; one that is lost costs time,
-//! not data, because the publisher looks by itself every now and then.
+//! ```text
+//! lane ──► publish   objects: files that are renamed into DIR/inbox when they are whole
+//!                    blocks: written into packs, if the publisher's [`Judge`] lets them
+//!                    [`Notice`]: there is something to look at
+//! publish ──► lane   [`Order`]: what to collect
+//! publish ──► serve  facts: what is published, kept and damaged ([`crate::serve::follow`])
+//! ```
+//!
+//! In one process these are calls and channels; between processes they go over `DIR/lane.sock` ([`remote`]). A notice or
+//! an order that is lost costs time, not data: the publisher looks by itself every now and then, and whoever joins is
+//! told everything anew.
+
+pub mod remote;
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use diodesync::id::{BlockId, ObjectTag};
+use diodesync::id::{Blake3, BlockId, ObjectTag};
+use diodesync::journal::HeldBlock;
 use diodesync::link::LinkVerifier;
 use diodesync::pack::{PackError, fact};
+use diodesync::release::index::NeededBlock;
 use diodesync::wire::{Beacon, ObjectId};
 
 /// From the lane to the publisher.
@@ -18,6 +32,8 @@ pub enum Notice {
     Object,
     /// Blocks are in their packs.
     Held(Vec<BlockId>),
+    /// Blocks were written while no publisher judged them; each is what is said here, or must come again.
+    Unjudged(Vec<NeededBlock>),
     /// A beacon came.
     Beacon(Box<Beacon>),
     /// These blocks are not what they were (from `verify`).
@@ -25,7 +41,7 @@ pub enum Notice {
 }
 
 /// From the publisher to the lane.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Order {
     /// These blocks are there: their symbols are surplus.
     Done(Vec<BlockId>),
@@ -33,6 +49,54 @@ pub enum Order {
     Missing(Vec<BlockId>),
     /// Sessions may be signed with these link keys, the oldest first.
     Senders(Vec<LinkVerifier>),
+}
+
+/// Whether a block that was decoded may be written.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub enum Claim {
+    /// An accepted index names it.
+    Wanted(HeldBlock),
+    /// No index names it yet.
+    Unknown,
+    /// Not now: no index names it and too much of the kind is there already, or its pack is being worked on.
+    NoRoom,
+    /// The file system is full, but for what is kept back.
+    NoSpace(String),
+}
+
+/// Says which decoded blocks may be written. Whoever may says [`Judge::written`] or [`Judge::gave_up`] afterwards.
+pub trait Judge: std::fmt::Debug + Send + Sync {
+    /// Whether a decoded block may be written.
+    fn claim(&self, id: &BlockId) -> Claim;
+
+    /// Records that a block was written.
+    fn written(&self, id: BlockId, hash: Blake3, bytes: u32);
+
+    /// Records that a block that was claimed is not written.
+    fn gave_up(&self, id: &BlockId);
+
+    /// Notes why blocks cannot be written; one line in the log for many of them.
+    fn note_trouble(&self, text: String);
+}
+
+/// Where orders go: to all lanes that have joined.
+#[derive(Debug, Clone, Default)]
+pub struct Orders(Arc<Mutex<Vec<Sender<Order>>>>);
+
+impl Orders {
+    /// Sends an order to whoever listens.
+    pub fn send(&self, order: Order) {
+        let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.retain(|lane| lane.send(order.clone()).is_ok());
+    }
+
+    /// Adds a listener, who is told first what `first` says. No order is sent in between.
+    pub fn join(&self, lane: Sender<Order>, first: impl FnOnce() -> Vec<Order>) {
+        let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if first().into_iter().all(|order| lane.send(order).is_ok()) {
+            lanes.push(lane);
+        }
+    }
 }
 
 /// The folder of objects that came and were not judged yet.

@@ -33,8 +33,8 @@ use diodesync::volume::{Layout, MANIFEST_BYTES_MAX, Manifest, SlotKeys, VolumeNo
 use diodesync::wire::ObjectId;
 use serde::{Deserialize, Serialize};
 
-use crate::handover::{Inbox, Notice, Order};
-use crate::lane::{Claim, Ledger};
+use crate::handover::{Claim, Inbox, Judge, Notice, Order, Orders};
+use crate::publish::Ledger;
 pub use api::router;
 pub use medium::{ImportArgs, import};
 use state::{Slots, State};
@@ -53,8 +53,8 @@ pub struct Sink {
     pub inbox: Inbox,
     /// Tells the publisher.
     pub notices: Sender<Notice>,
-    /// Tells the lane.
-    pub orders: Sender<Order>,
+    /// Tells the lanes.
+    pub orders: Orders,
 }
 
 /// The imports of a receiver.
@@ -345,7 +345,7 @@ fn keep_block(sink: &Sink, id: BlockId, hash: Blake3, octets: &[u8]) -> anyhow::
         sink.ledger.written(id, hash, bytes);
     }
     let _ = sink.notices.send(Notice::Held(vec![id]));
-    let _ = sink.orders.send(Order::Done(vec![id]));
+    sink.orders.send(Order::Done(vec![id]));
     Ok(Kept::Yes)
 }
 

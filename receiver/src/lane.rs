@@ -1,77 +1,83 @@
 //! The **lane** role: from datagrams to blocks in packs. It knows the link's keys and no site key.
 //!
 //! ```text
-//! socket ──► Intake (authenticate) ──► Collector (symbols) ──► workers (decode, hash, write) ──► Ledger ──► publish
+//! socket ──► Intake (authenticate) ──┐
+//! socket ──► Intake (authenticate) ──┴─► Hub: Collector (symbols) ──► workers (decode, hash, write) ──► publish
 //! ```
 //!
-//! The lane's thread does nothing but receive, authenticate and place symbols; what takes longer is the workers'.
+//! Each lane has a thread that does nothing but receive, authenticate and place symbols; what takes longer is the
+//! workers'. Symbols add up over the lanes, so all of them place theirs in one [`Hub`].
 
-mod ledger;
+mod hub;
 pub(crate) mod partial;
 mod socket;
 pub(crate) mod worker;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use diodesync::id::{Sbn, SessionNo};
-use diodesync::journal::{JournalExt, Key, SequenceFloor, SledJournal};
-use diodesync::limits::{COLLECTING_MAX, REPLAY_WINDOW};
-use diodesync::link::Paired;
+use diodesync::id::SessionNo;
+use diodesync::limits::REPLAY_WINDOW;
+use diodesync::link::{OpenError, Paired};
 use diodesync::pack::{PackStore, fact};
-use diodesync::recv::{
-    Action, Assembled, Assembler, Collector, CollectorStats, Intake, IntakeStats, Intaken, PendingSession,
-    Reject,
-};
-use diodesync::wire::ObjectId;
+use diodesync::recv::{CollectorStats, Intake, IntakeStats, Intaken, PendingSession, Reject};
+use diodesync::wire::{SymbolHeader, WireError};
 use diodesync_control::clock_ms;
 
 use crate::config::Lane as LaneConfig;
-use crate::handover::{Inbox, Notice, Order};
+use crate::handover::{Inbox, Judge, Notice, Order};
 use crate::link_keys;
-pub use ledger::{Claim, Ledger};
-use partial::Partials;
+use hub::Hub;
 use socket::LaneSocket;
-use worker::{Outcome, Workers};
 
 /// The longest time without a look at orders and results.
 const TICK: Duration = Duration::from_millis(20);
-/// Blocks that got no symbol for so long are kept on disk.
-const IDLE: Duration = Duration::from_secs(10);
 /// How long a refused session is shown after it was last offered.
 const REFUSED_KEPT: Duration = Duration::from_secs(60);
-/// How often the place in the session is journalled and the counters are shown.
+/// How often the place in the session is recorded and the counters are shown.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What the lane's thread and the rest of the daemon share.
+/// What the lanes have seen, as others see it.
 #[derive(Debug, Default)]
-pub struct LaneShared {
-    /// Set to end the thread.
-    pub stop: AtomicBool,
+pub struct LanesShared {
+    /// Set to end the threads.
+    stop: AtomicBool,
     view: Mutex<View>,
 }
 
-/// What a lane has seen.
-#[derive(Debug, Clone, Default)]
+/// What the lanes have seen.
+#[derive(Debug, Clone, Default, PartialEq, bincode::Encode, bincode::Decode)]
 pub struct View {
+    /// Each lane, as they are configured.
+    pub lanes: Vec<LaneView>,
+    /// What became of the symbols of all of them.
+    pub decoding: Decoding,
+}
+
+/// What a lane has seen.
+#[derive(Debug, Clone, Default, PartialEq, bincode::Encode, bincode::Decode)]
+pub struct LaneView {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub listen: String,
     /// The session.
     pub session: Option<SessionNo>,
+    /// The wire version that the sender writes in it.
+    pub wire_version: Option<u8>,
     /// Datagrams.
     pub intake: IntakeStats,
-    /// Symbols and blocks.
-    pub collector: CollectorStats,
-    /// Blocks that are being collected.
-    pub collecting: usize,
-    /// Blocks that decoded to something else than the index names.
-    pub mismatched: u64,
     /// Packets that the kernel dropped because its buffer was full; it may have joined up to 64 datagrams in one.
     pub kernel_drops: u64,
     /// Octets of the kernel's buffer, as granted.
-    pub buffer_bytes: usize,
+    pub buffer_bytes: u64,
+    /// When it began to listen, by this side's clock.
+    pub since_ms: u64,
     /// When the last authentic datagram came, by this side's clock.
     pub last_ms: Option<u64>,
     /// Octets per second over the last moments, in bits.
@@ -80,28 +86,46 @@ pub struct View {
     pub refused_session: Option<String>,
 }
 
-impl LaneShared {
-    /// What it has seen.
+/// What became of the symbols of all lanes.
+#[derive(Debug, Clone, Default, PartialEq, bincode::Encode, bincode::Decode)]
+pub struct Decoding {
+    /// Symbols and blocks.
+    pub collector: CollectorStats,
+    /// Blocks that are being collected.
+    pub collecting: u64,
+    /// Blocks that decoded to something else than the index names.
+    pub mismatched: u64,
+}
+
+impl LanesShared {
+    fn lock(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What they have seen.
     pub fn view(&self) -> View {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().clone()
+    }
+
+    /// Takes over what a process that runs the lanes has seen.
+    pub fn set_view(&self, view: View) {
+        *self.lock() = view;
     }
 }
 
-/// What a lane's thread needs.
+/// What the lanes need.
 #[derive(Debug)]
-pub struct LaneInput {
-    /// Its configuration.
-    pub config: LaneConfig,
+pub struct LanesInput {
+    /// Their configuration.
+    pub lanes: Vec<LaneConfig>,
     /// The receiver's folder.
     pub dir: PathBuf,
     /// The link's keys.
     pub paired: Paired,
     /// Bulk data.
     pub packs: Arc<PackStore>,
-    /// Which blocks are there.
-    pub ledger: Arc<Ledger>,
-    /// Progress.
-    pub journal: Arc<SledJournal>,
+    /// Judges blocks.
+    pub judge: Arc<dyn Judge>,
     /// Objects for the publisher.
     pub inbox: Inbox,
     /// Notices for the publisher.
@@ -110,57 +134,93 @@ pub struct LaneInput {
     pub orders: Receiver<Order>,
 }
 
-/// Binds the lane's socket and starts its thread.
-pub fn start(shared: Arc<LaneShared>, input: LaneInput) -> anyhow::Result<std::thread::JoinHandle<()>> {
-    let name = input.config.name.clone();
-    let socket = LaneSocket::open(input.config.listen).with_context(|| format!("lane {name}"))?;
-    let session_path = input.dir.join("session").join(&name);
-    if let Some(folder) = session_path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    }
-    let newest = read_session(&session_path)?;
-    let partials = Partials::open(&input.dir.join("partial"))?;
-    let mut collector = Collector::new(COLLECTING_MAX, partials.keys());
-    input.ledger.held_blocks().into_iter().for_each(|id| collector.mark_done(ObjectId::Block(id), Sbn(0)));
-    tracing::info!(lane = name, listen = %input.config.listen, buffer = socket.buffer_bytes(), "lane is up");
-    let lane = Lane {
-        intake: Intake::new(input.paired.clone(), newest),
-        workers: Workers::start(input.packs.clone(), input.ledger.clone())?,
-        assembler: Assembler::default(),
-        mismatched: 0,
-        refused_session: None,
-        last_ms: None,
-        reported: (Instant::now(), 0),
-        collector,
-        partials,
-        session_path,
-        socket: Arc::new(socket),
-        shared,
-        input,
-    };
-    std::thread::Builder::new()
-        .name(format!("lane {name}"))
-        .spawn(move || lane.run())
-        .context("cannot start the lane's thread")
+/// The lanes, running.
+#[derive(Debug)]
+pub struct Lanes {
+    shared: Arc<LanesShared>,
+    hub: Arc<Hub>,
+    threads: Vec<JoinHandle<()>>,
 }
 
-fn read_session(path: &std::path::Path) -> anyhow::Result<Option<SessionNo>> {
+/// Binds the lanes' sockets and starts their threads.
+pub fn start(shared: Arc<LanesShared>, input: LanesInput) -> anyhow::Result<Lanes> {
+    let LanesInput { lanes, dir, paired, packs, judge, inbox, notices, orders } = input;
+    for folder in ["session", "floor"] {
+        let folder = dir.join(folder);
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    let mut ready = Vec::new();
+    for config in lanes {
+        let socket = LaneSocket::open(config.listen).with_context(|| format!("lane {}", config.name))?;
+        let session_path = dir.join("session").join(config.name.as_str());
+        let newest = read_session(&session_path)?;
+        tracing::info!(lane = %config.name, listen = %config.listen, buffer = socket.buffer_bytes(), "lane is up");
+        ready.push((config, socket, session_path, newest));
+    }
+    let hub = Arc::new(Hub::open(&dir, &paired, packs, judge, inbox, notices, orders)?);
+    shared.lock().lanes = ready
+        .iter()
+        .map(|(config, socket, ..)| LaneView {
+            name: config.name.to_string(),
+            listen: config.listen.to_string(),
+            buffer_bytes: socket.buffer_bytes() as u64,
+            since_ms: clock_ms(),
+            ..LaneView::default()
+        })
+        .collect();
+    let mut threads = Vec::new();
+    for (slot, (config, socket, session_path, newest)) in ready.into_iter().enumerate() {
+        let name = config.name.clone();
+        let lane = Lane {
+            slot,
+            shared: shared.clone(),
+            hub: hub.clone(),
+            intake: Intake::new(name.clone(), paired.clone(), newest),
+            senders_seen: 0,
+            wire_version: None,
+            floor_path: dir.join("floor").join(name.as_str()),
+            session_path,
+            refused_session: None,
+            last_ms: None,
+            reported: (Instant::now(), 0),
+            dir: dir.clone(),
+            socket,
+            config,
+        };
+        let thread = std::thread::Builder::new().name(format!("lane {name}"));
+        threads.push(thread.spawn(move || lane.run()).context("cannot start a lane's thread")?);
+    }
+    Ok(Lanes { shared, hub, threads })
+}
+
+impl Lanes {
+    /// Ends the threads, and keeps on disk what is not complete.
+    pub fn stop(self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().for_each(|thread| drop(thread.join()));
+        self.hub.stop();
+    }
+}
+
+fn read_session(path: &Path) -> anyhow::Result<Option<SessionNo>> {
     let Some(content) = fact::read(path)? else { return Ok(None) };
     let number = std::str::from_utf8(&content).ok().and_then(|text| text.parse().ok());
     Ok(Some(SessionNo(number.with_context(|| format!("the fact file {} holds no number", path.display()))?)))
 }
 
 struct Lane {
-    shared: Arc<LaneShared>,
-    input: LaneInput,
-    socket: Arc<LaneSocket>,
+    slot: usize,
+    config: LaneConfig,
+    shared: Arc<LanesShared>,
+    hub: Arc<Hub>,
+    dir: PathBuf,
+    socket: LaneSocket,
     session_path: PathBuf,
+    floor_path: PathBuf,
     intake: Intake,
-    collector: Collector,
-    assembler: Assembler,
-    workers: Workers,
-    partials: Partials,
-    mismatched: u64,
+    /// Which of the hub's lists of link keys the intake has.
+    senders_seen: u64,
+    wire_version: Option<u8>,
     refused_session: Option<(String, Instant)>,
     last_ms: Option<u64>,
     reported: (Instant, u64),
@@ -168,160 +228,86 @@ struct Lane {
 
 impl Lane {
     fn run(mut self) {
-        let socket = self.socket.clone();
-        let mut buffers = socket.take_buffers();
+        let mut buffers = self.socket.take_buffers();
         while !self.shared.stop.load(Ordering::Relaxed) {
-            self.take_orders();
-            let now = Instant::now();
-            let received = buffers.receive(&socket, TICK, |datagram| self.take_datagram(now, datagram));
-            if let Err(error) = received {
-                tracing::warn!(lane = self.input.config.name, %error, "receiving failed");
+            if let Some((generation, senders)) = self.hub.newer_senders(self.senders_seen) {
+                self.senders_seen = generation;
+                self.intake.set_senders(senders);
+            }
+            if let Err(error) = buffers.receive(&self.socket, TICK) {
+                tracing::warn!(lane = %self.config.name, %error, "receiving failed");
                 std::thread::sleep(TICK);
             }
             let now = Instant::now();
-            self.act(now);
-            self.take_results();
+            for (octets, stride) in buffers.received() {
+                // Opened before the hub is locked, so that the lanes do that side by side.
+                if octets.len() <= stride {
+                    let symbol = self.take_datagram(now, octets);
+                    self.hub.place(now, symbol.as_slice());
+                } else {
+                    let datagrams = octets.chunks_mut(stride);
+                    let symbols: Vec<_> =
+                        datagrams.filter_map(|datagram| self.take_datagram(now, datagram)).collect();
+                    self.hub.place(now, &symbols);
+                }
+            }
+            let now = Instant::now();
+            self.hub.turn(now);
             self.report(now);
         }
-        self.collector.handle_stop();
-        self.act(Instant::now());
-        self.workers.finish();
-        self.take_results();
-        self.journal_floor();
+        self.record_floor();
     }
 
-    fn take_datagram(&mut self, now: Instant, datagram: &mut [u8]) {
+    fn take_datagram<'a>(
+        &mut self,
+        now: Instant,
+        datagram: &'a mut [u8],
+    ) -> Option<(SymbolHeader, &'a [u8])> {
         match self.intake.handle_datagram(now, datagram) {
-            Ok(Intaken::Symbol(header, symbol)) => self.collector.handle_symbol(now, &header, symbol),
+            Ok(Intaken::Symbol(header, symbol)) => return Some((header, symbol)),
             Ok(Intaken::Beacon(beacon)) => {
                 self.last_ms = Some(clock_ms());
-                let _ = self.input.notices.send(Notice::Beacon(Box::new(beacon)));
+                self.hub.take_beacon(now, beacon);
             }
             Ok(Intaken::NewSession(session)) => self.adopt(now, session),
             Ok(Intaken::SameSession | Intaken::OldBeacon) => {}
             // Everything else is counted; what an operator can mend is kept.
-            Err(Reject::Open(error)) if is_pairing_trouble(&error) => {
-                self.refused_session = Some((error.to_string(), now));
-            }
-            Err(Reject::Wire(error @ diodesync::wire::WireError::Version { .. })) => {
+            Err(Reject::Open(
+                error @ (OpenError::OtherLink { .. }
+                | OpenError::OtherLane { .. }
+                | OpenError::NotForUs
+                | OpenError::Signature),
+            )) => self.refused_session = Some((error.to_string(), now)),
+            Err(Reject::Wire(error @ WireError::Version { .. })) => {
                 self.refused_session = Some((error.to_string(), now));
             }
             Err(_) => {}
         }
+        None
     }
 
     /// Goes over to a new session, whose number is made durable first.
     fn adopt(&mut self, now: Instant, session: PendingSession) {
         let number = session.number;
-        let signer = link_keys::record_signer(&self.input.dir, &session.signer);
-        let recorded =
-            signer.and_then(|()| Ok(fact::write(&self.session_path, number.to_string().as_bytes())?));
+        let recorded = self.hub.admit_signer(&session.signer, |signer| {
+            link_keys::record_signer(&self.dir, signer)?;
+            Ok(fact::write(&self.session_path, number.to_string().as_bytes())?)
+        });
         if let Err(error) = recorded {
             // It is offered four times a second.
-            if self.refused_session.as_ref().is_none_or(|(why, _)| *why != error.to_string()) {
-                tracing::error!(%error, "the session's number cannot be recorded; the session is not accepted");
+            let why = format!("{error:#}");
+            if self.refused_session.as_ref().is_none_or(|(before, _)| *before != why) {
+                tracing::error!(lane = %self.config.name, why, "the session is not accepted");
             }
-            self.refused_session = Some((error.to_string(), now));
+            self.refused_session = Some((why, now));
             return;
         }
-        let key = Key::Floor(self.input.config.name.clone());
-        let floor: Option<SequenceFloor> = self.input.journal.read(&key).unwrap_or_default();
-        let floor = floor.filter(|floor| floor.session == number).map_or(0, |floor| floor.floor);
-        tracing::info!(lane = self.input.config.name, session = number.0, floor, "new session");
+        let floor = self.read_floor().filter(|(session, _)| *session == number).map_or(0, |(_, floor)| floor);
+        let wire_version = session.version as u8;
+        tracing::info!(lane = %self.config.name, session = number.0, floor, wire_version, "new session");
+        self.wire_version = Some(wire_version);
         self.refused_session = None;
         self.intake.adopt(session, floor);
-    }
-
-    fn act(&mut self, now: Instant) {
-        while let Some(action) = self.collector.poll_action() {
-            match action {
-                Action::Ready(key, block) => self.workers.decode(key, block),
-                Action::Spill(key, block) => {
-                    let bytes = u64::from(key.oti.transfer_bytes());
-                    let room = self.input.packs.admit("blocks that are not complete", bytes);
-                    if let Err(error) = room.and_then(|()| self.partials.put(&key, &block)) {
-                        self.input.ledger.note_trouble(error.to_string());
-                    }
-                }
-                Action::Load(key) => match self.partials.take(&key) {
-                    Ok(symbols) => {
-                        let symbols = symbols.iter().map(|(esi, symbol)| (*esi, symbol.as_slice()));
-                        self.collector.restore(now, key, symbols);
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, object = %key.object, "its symbols are lost; they must come again")
-                    }
-                },
-            }
-        }
-    }
-
-    fn take_results(&mut self) {
-        let mut held = Vec::new();
-        while let Some(outcome) = self.workers.poll() {
-            match outcome {
-                Outcome::Held(id, buffer) => {
-                    self.partials.forget(ObjectId::Block(id));
-                    // The publisher may have asked for it while it was being decoded.
-                    self.collector.mark_done(ObjectId::Block(id), Sbn(0));
-                    held.push(id);
-                    self.collector.recycle(buffer);
-                }
-                Outcome::Piece(key, octets) => {
-                    self.partials.forget(key.object);
-                    self.take_piece(key.object, key.oti, key.sbn, octets);
-                }
-                Outcome::Dropped(key, buffer, is_mismatch) => {
-                    self.mismatched += u64::from(is_mismatch);
-                    self.collector.mark_missing(key.object, key.sbn);
-                    self.collector.recycle(buffer);
-                }
-            }
-        }
-        if !held.is_empty() {
-            let _ = self.input.notices.send(Notice::Held(held));
-        }
-    }
-
-    /// A source block of an index or a trust bundle.
-    fn take_piece(&mut self, object: ObjectId, oti: diodesync::fec::Oti, sbn: Sbn, octets: Vec<u8>) {
-        match self.assembler.handle_block(object, oti, sbn, octets) {
-            Assembled::Waiting => {}
-            Assembled::Whole(whole) => match self.input.inbox.put(object, &whole) {
-                Ok(()) => {
-                    let _ = self.input.notices.send(Notice::Object);
-                }
-                Err(error) => {
-                    self.input.ledger.note_trouble(format!("{object}: {error}"));
-                    self.collect_again(object, oti.source_blocks());
-                }
-            },
-            Assembled::Forgotten(forgotten, source_blocks) => {
-                self.mismatched += u64::from(forgotten == object);
-                tracing::warn!(object = %forgotten, "it is not whole, or not what it is named; it must come again");
-                self.collect_again(forgotten, source_blocks);
-            }
-        }
-    }
-
-    fn collect_again(&mut self, object: ObjectId, source_blocks: u32) {
-        (0..source_blocks).for_each(|sbn| self.collector.mark_missing(object, Sbn(sbn)));
-    }
-
-    fn take_orders(&mut self) {
-        while let Ok(order) = self.input.orders.try_recv() {
-            match order {
-                Order::Done(blocks) => {
-                    blocks.into_iter().for_each(|id| self.collector.mark_done(ObjectId::Block(id), Sbn(0)));
-                }
-                Order::Senders(senders) => self.intake.set_senders(senders),
-                Order::Missing(blocks) => {
-                    blocks
-                        .into_iter()
-                        .for_each(|id| self.collector.mark_missing(ObjectId::Block(id), Sbn(0)));
-                }
-            }
-        }
     }
 
     fn report(&mut self, now: Instant) {
@@ -332,42 +318,42 @@ impl Lane {
         }
         let intake = self.intake.stats();
         self.reported = (now, intake.received_bytes);
-        self.journal_floor();
-        self.collector.handle_timeout(now, IDLE);
+        self.record_floor();
         // A sender repeats its session four times a second; a stranger's single datagram is weather.
         self.refused_session.take_if(|(_, then)| now.saturating_duration_since(*then) >= REFUSED_KEPT);
         let rate = (intake.received_bytes - bytes) as f64 * 8.0 / elapsed.as_secs_f64();
-        let mut view = self.shared.view.lock().unwrap_or_else(PoisonError::into_inner);
+        let decoding = self.hub.decoding();
+        let mut view = self.shared.lock();
+        view.decoding = decoding;
+        let Some(view) = view.lanes.get_mut(self.slot) else { return };
         if intake.authentic > view.intake.authentic {
             self.last_ms = Some(clock_ms());
         }
-        *view = View {
-            session: self.intake.position().map(|(session, _)| session),
-            intake,
-            collector: self.collector.stats(),
-            collecting: self.collector.collecting(),
-            mismatched: self.mismatched,
-            kernel_drops: self.socket.kernel_drops(),
-            buffer_bytes: self.socket.buffer_bytes(),
-            last_ms: self.last_ms,
-            rate_bits_per_s: rate as u64,
-            refused_session: self.refused_session.as_ref().map(|(why, _)| why.clone()),
-        };
+        view.session = self.intake.position().map(|(session, _)| session);
+        view.wire_version = self.wire_version;
+        view.intake = intake;
+        view.kernel_drops = self.socket.kernel_drops();
+        view.last_ms = self.last_ms;
+        view.rate_bits_per_s = rate as u64;
+        view.refused_session = self.refused_session.as_ref().map(|(why, _)| why.clone());
     }
 
     /// Records where the session is, so that after a restart old datagrams of it are not taken again. Numbers within the
-    /// reordering window stay open: their symbols only repeat what is known.
-    fn journal_floor(&self) {
+    /// reordering window stay open: their symbols only repeat what is known. After a power failure it may be gone.
+    fn record_floor(&self) {
         let Some((session, end)) = self.intake.position() else { return };
-        let floor = SequenceFloor { session, floor: end.saturating_sub(REPLAY_WINDOW) };
-        if let Err(error) = self.input.journal.write(&Key::Floor(self.input.config.name.clone()), &floor) {
-            tracing::debug!(%error, "the place in the session is not journalled");
+        let text = format!("{session} {}", end.saturating_sub(REPLAY_WINDOW));
+        if let Err(error) = fact::write_lazily(&self.floor_path, text.as_bytes()) {
+            tracing::debug!(%error, "the place in the session is not recorded");
         }
     }
-}
 
-/// Whether an operator has to do something about a refused session.
-fn is_pairing_trouble(error: &diodesync::link::OpenError) -> bool {
-    use diodesync::link::OpenError;
-    matches!(error, OpenError::OtherLink { .. } | OpenError::NotForUs | OpenError::Signature)
+    fn read_floor(&self) -> Option<(SessionNo, u64)> {
+        let content = fact::read(&self.floor_path).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the place in the session is not known; datagrams that were recorded since its start count as duplicates");
+            None
+        })?;
+        let (session, floor) = std::str::from_utf8(&content).ok()?.split_once(' ')?;
+        Some((SessionNo(session.parse().ok()?), floor.parse().ok()?))
+    }
 }

@@ -14,14 +14,16 @@ mod damage;
 mod every_byte;
 mod facts;
 mod image;
+mod ledger;
 mod package;
 mod proof;
 mod retention;
+mod switch;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -32,19 +34,20 @@ use diodesync::pack::{PackError, PackStore};
 use diodesync::release::index::{Index, NeededBlock};
 use diodesync::trust::{Bundle, Target, TrustError, TrustState, target_name, verify, verify_timestamp};
 use diodesync::wire::{Beacon, ObjectId};
-use diodesync_control::{clock_ms, clock_s};
+use diodesync_control::clock_ms;
 
 use crate::apt::Signer;
-use crate::handover::{Inbox, Notice, Order};
-use crate::lane::Ledger;
+use crate::handover::{Inbox, Notice, Order, Orders};
 use crate::link_keys;
-use crate::serve::{Site, SiteHandle};
+use crate::serve::SiteHandle;
 use arrival::Arrival;
 pub use arrival::{ArrivalView, Stage};
 use clock::Clocks;
 pub use damage::DamagedRelease;
 pub use facts::Facts;
+pub use ledger::Ledger;
 use retention::Retention;
+pub use switch::restore_site;
 
 /// The longest time without a look at the inbox and the ledger.
 const TICK: Duration = Duration::from_millis(100);
@@ -133,39 +136,16 @@ pub struct PublishInput {
     pub inbox: Inbox,
     /// Notices from the lane.
     pub notices: Receiver<Notice>,
-    /// Orders to the lane.
-    pub orders: Sender<Order>,
+    /// Orders to the lanes.
+    pub orders: Orders,
     /// What is served.
     pub site: SiteHandle,
     /// Signs the archive of packages.
     pub apt: Arc<Signer>,
     /// Releases that each channel keeps.
     pub keep: BTreeMap<Channel, usize>,
-}
-
-/// What is published at the start, before anything is judged: the facts, nothing else.
-pub fn restore_site(dir: &std::path::Path, packs: &Arc<PackStore>, apt: &Signer) -> anyhow::Result<Site> {
-    let facts = Facts::open(dir)?;
-    let (mut releases, mut kept) = (Vec::new(), Vec::new());
-    for (channel, number) in facts.published()? {
-        releases.push(Arc::new(facts.index(&channel, number)?));
-        let known = facts.numbers(&channel)?;
-        for before in facts.before(&channel)? {
-            if before != number && known.contains(&before) {
-                kept.push(Arc::new(facts.index(&channel, before)?));
-            }
-        }
-    }
-    let site = Site::new(releases, packs.clone()).context("what was published cannot be served")?;
-    // What a disk has changed must not keep everything else from being served.
-    let archive = apt.archive(site.releases(), packs, None, clock_s()).unwrap_or_else(|error| {
-        tracing::error!(
-            error = format!("{error:#}"),
-            "the archive of packages is not served; run: diode-receiver verify"
-        );
-        Default::default()
-    });
-    Ok(site.keeping(kept).with_apt(archive))
+    /// Whether another process serves.
+    pub is_served_elsewhere: bool,
 }
 
 /// Starts the publisher's thread.
@@ -340,6 +320,10 @@ impl Publisher {
                 self.take_blocks(&blocks);
                 Ok(())
             }
+            Notice::Unjudged(blocks) => {
+                self.take_unjudged(blocks);
+                Ok(())
+            }
             Notice::Beacon(beacon) => self.take_beacon(*beacon),
             Notice::Damaged(blocks) => {
                 self.take_damage(blocks);
@@ -355,8 +339,18 @@ impl Publisher {
             wrong.extend(blocks.iter().filter(|id| !arrival.block_was_written(id, &self.input.ledger)));
         }
         if !wrong.is_empty() {
-            let _ = self.input.orders.send(Order::Missing(wrong));
+            self.input.orders.send(Order::Missing(wrong));
         }
+    }
+
+    /// Blocks that a lane has written while there was no publisher: they count when they were hashed.
+    fn take_unjudged(&mut self, blocks: Vec<NeededBlock>) {
+        let (wrong, to_look_at): (Vec<_>, Vec<_>) =
+            blocks.into_iter().partition(|block| self.input.ledger.wants_another(block));
+        if !wrong.is_empty() {
+            self.input.orders.send(Order::Missing(wrong.iter().map(|block| block.id).collect()));
+        }
+        self.to_rescan.extend(to_look_at);
     }
 
     /// The time by which expiry is judged: the later of this side's clock and the sender's.
@@ -440,7 +434,7 @@ impl Publisher {
                         keys = keys.len(),
                         "the metadata names the link keys that may sign sessions"
                     );
-                    let _ = self.input.orders.send(Order::Senders(keys));
+                    self.input.orders.send(Order::Senders(keys));
                 }
                 self.targets = targets;
                 self.set_refused(None);
@@ -569,7 +563,7 @@ impl Publisher {
         if let Some(old) = self.arrivals.insert(arrival.index().channel.clone(), arrival) {
             tracing::info!(channel = %old.index().channel, release = old.index().number.0, "superseded unfinished");
         }
-        let _ = self.input.orders.send(Order::Missing(missing.iter().map(|block| block.id).collect()));
+        self.input.orders.send(Order::Missing(missing.iter().map(|block| block.id).collect()));
         self.to_rescan.extend(missing);
         self.space_due = Instant::now();
         self.retention.hurry();
@@ -591,6 +585,11 @@ impl Publisher {
         let rest = self.to_rescan.len().saturating_sub(RESCAN_SLICE);
         let blocks = self.to_rescan.split_off(rest);
         let found = self.input.ledger.rescan(&blocks);
+        let mut not_there = blocks.clone();
+        not_there.retain(|block| !found.contains(&block.id) && !self.input.ledger.holds(block));
+        if !not_there.is_empty() {
+            self.input.orders.send(Order::Missing(not_there.iter().map(|block| block.id).collect()));
+        }
         self.doubted.retain(|id| !found.contains(id));
         let doubted = &mut self.doubted;
         let lost: Vec<_> = blocks.iter().filter(|block| doubted.remove(&block.id)).collect();
@@ -606,7 +605,7 @@ impl Publisher {
         }
         if !found.is_empty() {
             self.take_blocks(&found);
-            let _ = self.input.orders.send(Order::Done(found));
+            self.input.orders.send(Order::Done(found));
         }
     }
 
@@ -629,95 +628,6 @@ impl Publisher {
         {
             tracing::debug!(%error, "checked blobs are not journalled");
         }
-        Ok(())
-    }
-
-    fn publish_what_is_whole(&mut self) -> anyhow::Result<()> {
-        if self.clocks.why_held().is_some() {
-            return Ok(());
-        }
-        let whole: Vec<Channel> =
-            self.arrivals.iter().filter(|(_, a)| a.is_whole()).map(|(channel, _)| channel.clone()).collect();
-        for channel in whole {
-            if let Err(why) = self.check_proofs(&channel) {
-                let text = format!("{why:#}");
-                tracing::warn!(%channel, why = text, "release refused");
-                if let Some(arrival) = self.arrivals.get_mut(&channel) {
-                    arrival.refuse(text);
-                }
-                continue;
-            }
-            self.switch(&channel)?;
-        }
-        Ok(())
-    }
-
-    fn check_proofs(&self, channel: &Channel) -> anyhow::Result<()> {
-        let Some(arrival) = self.arrivals.get(channel) else { return Ok(()) };
-        proof::check(arrival.index(), &self.input.packs)?;
-        image::check(arrival.index(), &self.input.packs)?;
-        package::check(arrival.index(), &self.input.packs)?;
-        self.site_with(channel, arrival.index()).map(|_| ())
-    }
-
-    /// What would be served if this release was published.
-    fn site_with(&self, channel: &Channel, index: &Arc<Index>) -> anyhow::Result<Site> {
-        let served = self.input.site.load();
-        let of_channel = |release: &Arc<Index>| release.channel == *channel;
-        let (before, others): (Vec<_>, Vec<_>) = served.releases().iter().cloned().partition(of_channel);
-        let site = Site::new(others.into_iter().chain([index.clone()]).collect(), self.input.packs.clone())?;
-        // Clients in the middle of a download still find what they were told of.
-        let (kept_before, kept_others): (Vec<_>, Vec<_>) =
-            served.kept().iter().cloned().partition(of_channel);
-        let mut before = [kept_before, before].concat();
-        before.drain(..before.len().saturating_sub(self.retention.keep(channel) - 1));
-        let site = site.keeping([kept_others, before].concat());
-        self.with_apt(site, &served)
-    }
-
-    /// With the archive of its packages, signed now.
-    fn with_apt(&self, site: Site, before: &Site) -> anyhow::Result<Site> {
-        let (packs, apt) = (&self.input.packs, &self.input.apt);
-        let archive = apt.archive(site.releases(), packs, Some(before.apt()), clock_s())?;
-        Ok(site.with_apt(archive))
-    }
-
-    /// Signs the archive of packages anew in time, so that it is valid for as long as this runs.
-    fn renew_apt(&mut self) -> anyhow::Result<()> {
-        let served = self.input.site.load();
-        if !served.apt().is_due(clock_s()) {
-            return Ok(());
-        }
-        let site = Site::new(served.releases().to_vec(), self.input.packs.clone())?;
-        let site = self.with_apt(site.keeping(served.kept().to_vec()), &served)?;
-        self.input.site.switch(Arc::new(site));
-        Ok(())
-    }
-
-    /// The switch: the fact, then what is served.
-    fn switch(&mut self, channel: &Channel) -> anyhow::Result<()> {
-        let Some(arrival) = self.arrivals.get_mut(channel) else { return Ok(()) };
-        let index = arrival.index().clone();
-        self.input.ledger.commit()?;
-        if index.blocks().any(|block| !self.input.ledger.holds(&block)) {
-            // `verify` was faster.
-            *arrival = arrival.again(&self.input.ledger, &self.checked);
-            return Ok(());
-        }
-        let site = self.site_with(channel, &index)?;
-        if let Some(published) = self.published.get(channel) {
-            let mut before = self.facts.before(channel)?;
-            before.retain(|number| number != published);
-            before.push(*published);
-            self.facts.record_before(channel, &before, self.retention.keep(channel))?;
-        }
-        self.facts.record_published(channel, index.number)?;
-        self.served.push(Arc::downgrade(&index));
-        self.retention.hurry();
-        self.input.site.switch(Arc::new(site));
-        self.published.insert(channel.clone(), index.number);
-        self.arrivals.remove(channel);
-        tracing::info!(%channel, release = index.number.0, artifacts = index.artifacts.len(), "published");
         Ok(())
     }
 

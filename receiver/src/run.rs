@@ -1,187 +1,380 @@
-//! `run`: the daemon, with its three roles in one process.
+//! `run`: the daemon, with its three roles in one process or one of them.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::channel;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
 use diodesync::journal::{Journal, SledJournal};
+use diodesync::link::Paired;
 use diodesync::pack::PackStore;
+use diodesync::trust::TrustState;
 use diodesync_control::{DirLock, clock_s};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
-use crate::api::{self, Daemon};
+use crate::api::{self, Daemon, Others};
 use crate::apt::Signer;
-use crate::certs;
 use crate::config::Config;
-use crate::handover::Inbox;
+use crate::handover::remote::{self, Desk, Relay, Remote};
+use crate::handover::{Inbox, Notice, Order, Orders};
 use crate::import::{Imports, Sink};
 use crate::init;
-use crate::lane::{self, LaneInput, LaneShared, Ledger};
-use crate::publish::{self, PublishInput, PublishShared};
-use crate::serve::{self, ClientFiles, SiteHandle, TlsHandle};
+use crate::lane::{self, LanesInput, LanesShared};
+use crate::link_keys;
+use crate::publish::{self, Ledger, PublishInput, PublishShared};
+use crate::serve::{self, ClientFiles, Follower, SiteHandle, Tls, TlsHandle};
 
-/// How often the certificate's end is looked at.
-const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(6 * 3600);
+/// How often the end of our own certificate is looked at.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(6 * 3600);
+/// How often it is looked whether its files were replaced.
+const TLS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a role that waits for the publisher looks whether it is to stop.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// Receives: knows the link's keys and no site key
+    Lane,
+    /// Judges and publishes; holds the site's keys and answers the commands
+    Publish,
+    /// Serves what is published
+    Serve,
+}
 
 /// Runs until SIGTERM or SIGINT.
-pub fn run(path: &Path) -> anyhow::Result<()> {
+pub fn run(path: &Path, role: Option<Role>) -> anyhow::Result<()> {
     let config = Config::load(path)?;
-    let dir = config.dir.clone();
-    let (paired, root) = init::load_pairing(&dir)?;
-    let _lock = DirLock::take(&dir)?;
-    let link = paired.link;
-    let packs = Arc::new(PackStore::open(&dir.join("packs"))?.with_reserve(config.space.reserve));
-    let (journal, aside) = SledJournal::open(&dir.join("journal"))?;
-    if let Some(aside) = aside {
-        tracing::warn!(aside = %aside.display(), "the journal was damaged and is rebuilt by hashing what is in the packs");
-    }
-    let journal = Arc::new(journal);
-    let ledger = Arc::new(Ledger::open(&dir, packs.clone(), journal.clone())?);
-    let inbox = Inbox::open(&dir)?;
-    let host = config.serve.hosts.first().map_or("", String::as_str);
-    let apt = Arc::new(Signer::open(&dir, config.apt.signing_key.as_deref(), host)?);
-    let site = SiteHandle::new(Arc::new(publish::restore_site(&dir, &packs, &apt)?));
-
+    let roles = role.map_or(vec![Role::Lane, Role::Publish, Role::Serve], |role| vec![role]);
+    let locks = roles.iter().map(|role| DirLock::take(&config.dir, lock_name(*role)));
+    let _locks = locks.collect::<anyhow::Result<Vec<_>>>()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let listener = runtime.block_on(tokio::net::TcpListener::bind(config.serve.listen));
-    let listener = listener.with_context(|| {
-        format!(
-            "cannot serve on {}; is the port in use, or the address not of this host?",
-            config.serve.listen
-        )
-    })?;
-    let tls = Tls::load(&config)?;
+    match role {
+        None => run_all(config, &runtime),
+        Some(Role::Lane) => run_lane(&config, &runtime),
+        Some(Role::Publish) => run_publish(config, &runtime),
+        Some(Role::Serve) => run_serve(&config, &runtime),
+    }
+}
 
-    let (notices, from_lane) = channel();
-    let for_verify = notices.clone();
-    let (orders, from_publisher) = channel();
-    let import_orders = orders.clone();
-    let publish = Arc::new(PublishShared::new());
-    let publish_input = PublishInput {
-        dir: dir.clone(),
-        skew_max: config.trust.skew_max,
-        root,
-        packs: packs.clone(),
-        ledger: ledger.clone(),
-        journal: journal.clone(),
-        inbox: inbox.clone(),
-        notices: from_lane,
+fn lock_name(role: Role) -> &'static str {
+    match role {
+        Role::Lane => "lock.lane",
+        Role::Publish => "lock",
+        Role::Serve => "lock.serve",
+    }
+}
+
+/// The publish role, started.
+struct Publisher {
+    paired: Paired,
+    packs: Arc<PackStore>,
+    journal: Arc<SledJournal>,
+    ledger: Arc<Ledger>,
+    inbox: Inbox,
+    notices: Sender<Notice>,
+    orders: Orders,
+    shared: Arc<PublishShared>,
+    site: SiteHandle,
+    thread: JoinHandle<()>,
+}
+
+impl Publisher {
+    fn start(config: &Config, is_served_elsewhere: bool) -> anyhow::Result<Self> {
+        let dir = &config.dir;
+        let (paired, root): (Paired, TrustState) = init::load_pairing(dir)?;
+        let packs = Arc::new(PackStore::open(&dir.join("packs"))?.with_reserve(config.space.reserve));
+        let (journal, aside) = SledJournal::open(&dir.join("journal"))?;
+        if let Some(aside) = aside {
+            tracing::warn!(aside = %aside.display(), "the journal was damaged and is rebuilt by hashing what is in the packs");
+        }
+        let journal = Arc::new(journal);
+        let ledger = Arc::new(Ledger::open(dir, packs.clone(), journal.clone())?);
+        let inbox = Inbox::open(dir)?;
+        let host = config.serve.hosts.first().map_or("", String::as_str);
+        let apt = Arc::new(Signer::open(dir, config.apt.signing_key.as_deref(), host)?);
+        let site = SiteHandle::new(Arc::new(publish::restore_site(dir, &packs, &apt)?));
+        let (notices, from_lanes) = channel();
+        let orders = Orders::default();
+        let shared = Arc::new(PublishShared::new());
+        let input = PublishInput {
+            dir: dir.clone(),
+            skew_max: config.trust.skew_max,
+            root,
+            packs: packs.clone(),
+            ledger: ledger.clone(),
+            journal: journal.clone(),
+            inbox: inbox.clone(),
+            notices: from_lanes,
+            orders: orders.clone(),
+            site: site.clone(),
+            apt,
+            keep: config.keep(),
+            is_served_elsewhere,
+        };
+        // Before any lane, so that the ledger knows which blocks are wanted before one is written.
+        let thread = publish::start(shared.clone(), input)?;
+        Ok(Self { paired, packs, journal, ledger, inbox, notices, orders, shared, site, thread })
+    }
+
+    fn daemon(&self, config: Config, lanes: Arc<LanesShared>, others: Others) -> Arc<Daemon> {
+        let sink = Sink {
+            packs: self.packs.clone(),
+            ledger: self.ledger.clone(),
+            inbox: self.inbox.clone(),
+            notices: self.notices.clone(),
+            orders: self.orders.clone(),
+        };
+        Arc::new(Daemon {
+            link: self.paired.link,
+            imports: Imports::new(&config.dir, self.paired.clone(), sink),
+            lanes,
+            others,
+            publish: self.shared.clone(),
+            site: self.site.clone(),
+            packs: self.packs.clone(),
+            ledger: self.ledger.clone(),
+            journal: self.journal.clone(),
+            notices: self.notices.clone(),
+            verify: Default::default(),
+            config,
+        })
+    }
+
+    fn stop(self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.join();
+        // One that failed is rebuilt.
+        let _ = self.journal.flush();
+    }
+}
+
+fn run_all(config: Config, runtime: &Runtime) -> anyhow::Result<()> {
+    init::load_pairing(&config.dir)?;
+    let listener = listen(&config, runtime)?;
+    renew_certificate(&config)?;
+    let tls = Tls::open(&config, clock_s())?;
+    let publisher = Publisher::start(&config, false)?;
+    let shared = Arc::new(LanesShared::default());
+    let (to_lanes, orders) = channel();
+    publisher.orders.join(to_lanes, || publisher.ledger.orders().into());
+    let lanes = LanesInput {
+        lanes: config.lane.clone(),
+        dir: config.dir.clone(),
+        paired: publisher.paired.clone(),
+        packs: publisher.packs.clone(),
+        judge: publisher.ledger.clone(),
+        inbox: publisher.inbox.clone(),
+        notices: publisher.notices.clone(),
         orders,
-        site: site.clone(),
-        apt,
-        keep: config.keep(),
     };
-    // First, so that the lane knows which blocks are wanted before it writes one.
-    let publisher = publish::start(publish.clone(), publish_input)?;
-    let sink = Sink {
-        packs: packs.clone(),
-        ledger: ledger.clone(),
-        inbox: inbox.clone(),
-        notices: notices.clone(),
-        orders: import_orders,
-    };
-    let imports = Imports::new(&dir, paired.clone(), sink);
-    let lane = Arc::new(LaneShared::default());
-    let lane_input = LaneInput {
-        config: config.lane.first().context("there is no lane")?.clone(),
-        dir: dir.clone(),
-        paired,
-        packs: packs.clone(),
-        ledger: ledger.clone(),
-        journal: journal.clone(),
-        inbox,
-        notices,
-        orders: from_publisher,
-    };
-    let lane_thread = lane::start(lane.clone(), lane_input)?;
-
-    let daemon = Arc::new(Daemon {
-        config,
-        link,
-        lane: lane.clone(),
-        publish: publish.clone(),
-        site,
-        imports,
-        packs,
-        ledger,
-        journal: journal.clone(),
-        notices: for_verify,
-        verify: Default::default(),
+    let lanes = lane::start(shared.clone(), lanes)?;
+    let tls_status = Arc::new(Mutex::new(tls.status(clock_s())));
+    let (handle, ca_pem) = (tls.handle(), tls.ca_pem().cloned());
+    let daemon = publisher.daemon(config.clone(), shared, Others::Here(tls_status.clone()));
+    let result = runtime.block_on(async {
+        let stopped = until_signal()?;
+        let watching = tokio::spawn(watch_tls(tls, tls_status));
+        let renewal = tokio::spawn(renew(config.clone()));
+        let mirror = mirror(&config, publisher.site.clone(), ca_pem, listener, handle, stopped.clone())?;
+        let result = control(daemon, stopped).await;
+        watching.abort();
+        renewal.abort();
+        let _ = mirror.await;
+        result
     });
-    let result = runtime.block_on(serve_until_stopped(daemon, listener, tls));
-    lane.stop.store(true, Ordering::Relaxed);
-    let _ = lane_thread.join();
-    publish.stop.store(true, Ordering::Relaxed);
-    let _ = publisher.join();
-    // One that failed is rebuilt.
-    let _ = journal.flush();
+    lanes.stop();
+    publisher.stop();
     result
 }
 
-/// The listener's certificate.
-struct Tls {
-    handle: TlsHandle,
-    ca_pem: Option<String>,
-}
-
-impl Tls {
-    fn load(config: &Config) -> anyhow::Result<Self> {
-        let dir = &config.dir;
-        if let (Some(certificate), Some(key)) = (&config.serve.certificate, &config.serve.key) {
-            let server = certs::load(certificate, key, clock_s())?;
-            return Ok(Self { handle: TlsHandle::new(Arc::new(server)), ca_pem: None });
-        }
-        if init::renew_certificate(dir, &config.serve.hosts, clock_s())? {
-            tracing::info!("the mirror's certificate is renewed");
-        }
-        let ca = dir.join("ca.pem");
-        let ca_pem = std::fs::read_to_string(&ca).with_context(|| format!("cannot read {}", ca.display()))?;
-        let server = certs::load(&dir.join("server.pem"), &dir.join("keys/server.key"), clock_s())?;
-        Ok(Self { handle: TlsHandle::new(Arc::new(server)), ca_pem: Some(ca_pem) })
-    }
-}
-
-async fn serve_until_stopped(
-    daemon: Arc<Daemon>,
-    listener: tokio::net::TcpListener,
-    tls: Tls,
-) -> anyhow::Result<()> {
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    let wait = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
-        let _ = stopped.wait_for(|stop| *stop).await;
+fn run_publish(config: Config, runtime: &Runtime) -> anyhow::Result<()> {
+    init::load_pairing(&config.dir)?;
+    renew_certificate(&config)?;
+    let publisher = Publisher::start(&config, true)?;
+    let (lanes, joined) = (Arc::new(LanesShared::default()), Arc::new(AtomicUsize::new(0)));
+    let (dir, senders, ledger) =
+        (config.dir.clone(), publisher.paired.senders.clone(), publisher.ledger.clone());
+    let first = move || {
+        let [done, missing] = ledger.orders();
+        let senders = link_keys::load(&dir, senders.clone()).unwrap_or_else(|error| {
+            tracing::error!(error = format!("{error:#}"), "the newest link keys cannot be read");
+            senders.clone()
+        });
+        vec![done, missing, Order::Senders(senders)]
     };
+    let desk = Desk {
+        judge: publisher.ledger.clone(),
+        notices: publisher.notices.clone(),
+        orders: publisher.orders.clone(),
+        first: Box::new(first),
+        lanes: lanes.clone(),
+        joined: joined.clone(),
+    };
+    remote::listen(&config.dir, desk)?;
+    let daemon = publisher.daemon(config.clone(), lanes, Others::Elsewhere(joined));
+    tracing::info!("publishing");
+    let result = runtime.block_on(async {
+        let stopped = until_signal()?;
+        let renewal = tokio::spawn(renew(config));
+        let result = control(daemon, stopped).await;
+        renewal.abort();
+        result
+    });
+    publisher.stop();
+    result
+}
+
+fn run_lane(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
+    let dir = &config.dir;
+    let (paired, _) = init::load_pairing(dir)?;
+    let packs = Arc::new(PackStore::open(&dir.join("packs"))?.with_reserve(config.space.reserve));
+    let remote = Arc::new(Remote::new(dir, packs.clone()));
+    let (notices, to_publisher) = channel();
+    let (to_lanes, orders) = channel();
+    let (to_us, joined) = channel();
+    let stop = Arc::new(AtomicBool::new(false));
+    let shared = Arc::new(LanesShared::default());
+    let relay = Relay {
+        remote: remote.clone(),
+        notices: to_publisher,
+        orders: to_lanes,
+        lanes: shared.clone(),
+        stop: stop.clone(),
+        joined: to_us,
+    };
+    let relay = std::thread::Builder::new()
+        .name("relay".to_owned())
+        .spawn(move || relay.run())
+        .context("cannot start the relay's thread")?;
+    let stopped = runtime.block_on(async { until_signal() })?;
+    // What is there already must be known before a block is written.
+    let lanes = loop {
+        if *stopped.borrow() {
+            break None;
+        }
+        match joined.recv_timeout(WAIT) {
+            Err(RecvTimeoutError::Timeout) => {}
+            _ => {
+                let input = LanesInput {
+                    lanes: config.lane.clone(),
+                    dir: dir.clone(),
+                    paired,
+                    packs,
+                    judge: remote,
+                    inbox: Inbox::open(dir)?,
+                    notices,
+                    orders,
+                };
+                break Some(lane::start(shared, input)?);
+            }
+        }
+    };
+    runtime.block_on(until(stopped));
+    if let Some(lanes) = lanes {
+        lanes.stop();
+    }
+    stop.store(true, Ordering::Relaxed);
+    let _ = relay.join();
+    Ok(())
+}
+
+fn run_serve(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
+    let listener = listen(config, runtime)?;
+    let packs = Arc::new(PackStore::open(&config.dir.join("packs"))?);
+    let tls = Tls::open(config, clock_s())?;
+    let (handle, ca_pem) = (tls.handle(), tls.ca_pem().cloned());
+    let follower = Follower::open(&config.dir, packs, tls)?;
+    let site = follower.site();
+    let stop = Arc::new(AtomicBool::new(false));
+    let is_stopped = stop.clone();
+    let thread = std::thread::Builder::new()
+        .name("follow".to_owned())
+        .spawn(move || follower.run(|| is_stopped.load(Ordering::Relaxed)))
+        .context("cannot start a thread")?;
+    let result = runtime.block_on(async {
+        let mirror = mirror(config, site, ca_pem, listener, handle, until_signal()?)?;
+        mirror.await.context("the mirror's task failed")
+    });
+    stop.store(true, Ordering::Relaxed);
+    let _ = thread.join();
+    result
+}
+
+fn listen(config: &Config, runtime: &Runtime) -> anyhow::Result<TcpListener> {
+    let listen = config.serve.listen;
+    runtime.block_on(TcpListener::bind(listen)).with_context(|| {
+        format!("cannot serve on {listen}; is the port in use, or the address not of this host?")
+    })
+}
+
+/// True as soon as the process is to stop. Called within the runtime.
+fn until_signal() -> anyhow::Result<watch::Receiver<bool>> {
+    let (stop, stopped) = watch::channel(false);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::spawn(async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         tracing::info!("stopping");
         let _ = stop.send(true);
     });
-    let host = daemon.config.serve.hosts.first().cloned().unwrap_or_default();
-    let port = listener.local_addr()?.port();
-    let client = ClientFiles { ca_pem: tls.ca_pem.clone(), base_url: format!("https://{host}:{port}") };
-    tracing::info!(url = client.base_url, "mirror is up");
-    let router = serve::router(daemon.site.clone(), client);
-    let mirror = tokio::spawn(serve::run(listener, tls.handle.clone(), router, wait(stopped.clone())));
-    let renewal = tokio::spawn(renew(daemon.clone(), tls.handle));
-    let socket = daemon.config.socket();
-    let result = diodesync_control::serve(&socket, api::router(daemon), wait(stopped)).await;
-    renewal.abort();
-    let _ = mirror.await;
-    result
+    Ok(stopped)
 }
 
-/// Renews our own certificate in time, without a restart.
-async fn renew(daemon: Arc<Daemon>, handle: TlsHandle) {
+async fn until(mut stopped: watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+/// Starts the mirror's listener.
+fn mirror(
+    config: &Config,
+    site: SiteHandle,
+    ca_pem: Option<String>,
+    listener: TcpListener,
+    tls: TlsHandle,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+    let host = config.serve.hosts.first().cloned().unwrap_or_default();
+    let port = listener.local_addr()?.port();
+    let client = ClientFiles { ca_pem, base_url: format!("https://{host}:{port}") };
+    tracing::info!(url = client.base_url, "mirror is up");
+    Ok(tokio::spawn(serve::run(listener, tls, serve::router(site, client), until(stopped))))
+}
+
+async fn control(daemon: Arc<Daemon>, stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let socket = daemon.config.socket();
+    diodesync_control::serve(&socket, api::router(daemon), until(stopped)).await
+}
+
+/// Goes over to a certificate whose files were replaced.
+async fn watch_tls(mut tls: Tls, status: Arc<Mutex<serve::TlsStatus>>) {
     loop {
-        tokio::time::sleep(CERTIFICATE_INTERVAL).await;
-        match Tls::load(&daemon.config) {
-            Ok(tls) => handle.switch(tls.handle.load()),
-            Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "the mirror's certificate cannot be renewed")
-            }
+        tokio::time::sleep(TLS_INTERVAL).await;
+        tls.look(clock_s());
+        *status.lock().unwrap_or_else(PoisonError::into_inner) = tls.status(clock_s());
+    }
+}
+
+fn renew_certificate(config: &Config) -> anyhow::Result<()> {
+    if let Some(dir) = serve::renewed_dir(config)
+        && init::renew_certificate(dir, &config.serve.hosts, clock_s())?
+    {
+        tracing::info!("the mirror's certificate is renewed");
+    }
+    Ok(())
+}
+
+/// Renews our own certificate in time; who serves sees the new file.
+async fn renew(config: Config) {
+    loop {
+        tokio::time::sleep(RENEWAL_INTERVAL).await;
+        if let Err(error) = renew_certificate(&config) {
+            tracing::error!(error = format!("{error:#}"), "the mirror's certificate cannot be renewed");
         }
     }
 }

@@ -21,6 +21,7 @@ mod apt;
 mod blob;
 mod client;
 mod files;
+mod follow;
 mod html;
 mod images;
 mod listen;
@@ -35,6 +36,7 @@ pub(crate) mod testing;
 mod tests;
 #[cfg(test)]
 mod tests_of_images;
+mod tls;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -47,8 +49,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 pub use client::ClientFiles;
+pub use follow::{Follower, Serving, SiteFact};
 pub use listen::run;
 pub use site::Site;
+pub use tls::{Tls, TlsStatus, renewed_dir};
 
 /// A value that is replaced as a whole while others use it: who loaded the old one keeps it until done.
 #[derive(Debug)]

@@ -27,6 +27,10 @@ pub struct Status {
     pub restore_with: Option<String>,
     /// Lanes.
     pub lanes: Vec<LaneStatus>,
+    /// What became of their symbols.
+    pub decoding: DecodingStatus,
+    /// When the mirror's certificate expires, seconds since 1970; none while nothing serves.
+    pub certificate_expires_s: Option<u64>,
     /// Channels.
     pub channels: Vec<ChannelStatus>,
     /// The disk; none if it cannot be measured.
@@ -44,6 +48,8 @@ pub struct LaneStatus {
     pub listen: String,
     /// The accepted session.
     pub session: Option<u64>,
+    /// The wire version that the sender writes in it.
+    pub wire_version: Option<u8>,
     /// The rate over the last moments.
     pub rate_bits_per_s: u64,
     /// Datagrams that came.
@@ -62,6 +68,17 @@ pub struct LaneStatus {
     pub replayed: u64,
     /// Of a session that is not accepted.
     pub other_session: u64,
+    /// Packets that the kernel dropped because its buffer was full; it may have joined up to 64 datagrams in one.
+    pub kernel_drops: u64,
+    /// Octets of the kernel's buffer, as granted.
+    pub buffer_bytes: u64,
+    /// When the last authentic datagram came, milliseconds since 1970.
+    pub last_ms: Option<u64>,
+}
+
+/// What became of the symbols of all lanes.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct DecodingStatus {
     /// Symbols that were there already, or that a complete block did not need.
     pub duplicates: u64,
     /// Source symbols that repair symbols replaced.
@@ -71,13 +88,7 @@ pub struct LaneStatus {
     /// Blocks that decoded to something else than the index names.
     pub mismatched: u64,
     /// Blocks that are being collected.
-    pub collecting: usize,
-    /// Packets that the kernel dropped because its buffer was full; it may have joined up to 64 datagrams in one.
-    pub kernel_drops: u64,
-    /// Octets of the kernel's buffer, as granted.
-    pub buffer_bytes: usize,
-    /// When the last authentic datagram came, milliseconds since 1970.
-    pub last_ms: Option<u64>,
+    pub collecting: u64,
 }
 
 /// A channel.
@@ -203,27 +214,30 @@ impl Status {
             });
             let _ = writeln!(
                 out,
-                "\nlane {} on {}\n  rate      {}, {silence}\n  received  {} datagrams, {}\n  lost      {} before decoding, \
-                 {} symbols repaired, {} blocks complete, {} wrong\n  rejected  {}: {} malformed, {} forged, {} replayed, \
-                 {} of another session\n  kernel    {} packets dropped for lack of buffer, {} granted",
+                "\nlane {} on {}\n  rate      {}, {silence}\n  received  {} datagrams, {}; {} lost\n  \
+                 rejected  {}: {} malformed, {} forged, {} replayed, {} of another session\n  \
+                 kernel    {} packets dropped for lack of buffer, {} granted",
                 lane.name,
                 lane.listen,
                 BitsPerS(lane.rate_bits_per_s),
                 lane.received,
                 Bytes(lane.received_bytes),
                 lane.lost,
-                lane.repaired,
-                lane.blocks,
-                lane.mismatched,
                 lane.rejected,
                 lane.malformed,
                 lane.forged,
                 lane.replayed,
                 lane.other_session,
                 lane.kernel_drops,
-                Bytes(lane.buffer_bytes as u64)
+                Bytes(lane.buffer_bytes)
             );
         }
+        let decoding = &self.decoding;
+        let _ = writeln!(
+            out,
+            "\ndecoding\n  blocks    {} complete, {} being collected, {} wrong\n  symbols   {} repaired, {} more than needed",
+            decoding.blocks, decoding.collecting, decoding.mismatched, decoding.repaired, decoding.duplicates
+        );
         for channel in &self.channels {
             let _ = writeln!(out, "\nchannel {}", channel.channel);
             for release in &channel.releases {

@@ -10,12 +10,24 @@ use diodesync::pack::PackStore;
 use diodesync::pack::verify::{DamagedFact, Report};
 
 use crate::handover::Notice;
-use crate::lane::Ledger;
-use crate::publish::Facts;
+use crate::publish::{Facts, Ledger};
 
 /// The fact files, and folders of them.
-const FACTS: &[&str] =
-    &["pairing", "keys/receiver.key", "trust", "session", "releases", "published", "before", "damaged"];
+const FACTS: &[&str] = &[
+    "pairing",
+    "keys/receiver.key",
+    "keys/receiver.next.key",
+    "keys/pairing.key",
+    "link-keys",
+    "trust",
+    "clock",
+    "session",
+    "releases",
+    "published",
+    "before",
+    "damaged",
+    "site",
+];
 
 /// What to do about damaged blocks.
 pub const MEND: &str = "These blocks are not served, and are named by diode-receiver missing. They come again with: \

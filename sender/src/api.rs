@@ -311,7 +311,7 @@ fn lane_status(lane: &LaneShared, alarms: &mut Vec<Alarm>) -> LaneStatus {
         alarm("lane-stopped", format!("lane {name} has stopped; the log says why. Restart the sender"));
     }
     LaneStatus {
-        name: name.clone(),
+        name: name.to_string(),
         to: to.to_string(),
         session: load(&counters.session),
         rate_max_bits_per_s: view.rate_max_bits_per_s,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use diodesync::id::Channel as ChannelName;
+use diodesync::id::{Channel as ChannelName, LaneId};
 use diodesync::limits::{DATAGRAM_BYTES_MAX, LANE_SYMBOL_BYTES_MIN, LANES_MAX};
 use diodesync::quantity::{Rate, parse_bytes, parse_duration, parse_percent};
 use diodesync::release::retention::KEEP_DEFAULT;
@@ -63,8 +63,8 @@ fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lane {
-    /// Its name in status and logs.
-    pub name: String,
+    /// Its name, the same as on the receiver.
+    pub name: LaneId,
     /// The receiver's address.
     pub to: SocketAddr,
     /// The address to send from; any, if it is not given.
@@ -81,6 +81,9 @@ pub struct Lane {
     /// Rates by the hour.
     #[serde(default, deserialize_with = "windows")]
     pub rate_windows: RateWindows,
+    /// The wire version that is written: 2, or 1 as long as the receiver is not upgraded.
+    #[serde(default = "default_wire_version")]
+    pub wire_version: u8,
     /// The longest burst of losses that the repair symbols must cover. Memory on both sides grows with it.
     #[serde(default = "default_burst", deserialize_with = "duration")]
     pub burst: Duration,
@@ -90,6 +93,13 @@ impl Lane {
     fn check(&self) -> anyhow::Result<()> {
         if symbol_bytes_for_mtu(self.mtu) < LANE_SYMBOL_BYTES_MIN || self.mtu > DATAGRAM_BYTES_MAX {
             bail!("lane {}: mtu is {}, expected 576 to {DATAGRAM_BYTES_MAX}", self.name, self.mtu);
+        }
+        if !(1..=2).contains(&self.wire_version) {
+            bail!(
+                "lane {}: wire_version is {}, expected 2, or 1 for an older receiver",
+                self.name,
+                self.wire_version
+            );
         }
         if self.repair > REPAIR_PERCENT_MAX {
             bail!(
@@ -169,6 +179,10 @@ fn default_rate() -> Rate {
 
 fn default_mtu() -> usize {
     1500
+}
+
+fn default_wire_version() -> u8 {
+    2
 }
 
 fn default_repair() -> u32 {

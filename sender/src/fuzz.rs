@@ -9,6 +9,7 @@ use bytes::Bytes;
 use diodesync::pack::PackStore;
 
 use crate::config::Config;
+use crate::deb;
 use crate::provider_zip;
 use crate::store::Store;
 use crate::submit;
@@ -25,6 +26,11 @@ pub fn provider_zip(zip: &[u8], kind: &str) -> (Result<[u8; 32], String>, Result
         provider_zip::h1(Cursor::new(zip)).map_err(|error| error.to_string()),
         is_provider.map_err(|error| error.to_string()),
     )
+}
+
+/// The control file of a Debian package, or why it is none.
+pub fn control_file(deb: &[u8]) -> Result<Vec<u8>, String> {
+    deb::control_file(Cursor::new(deb), deb.len() as u64).map_err(|error| error.to_string())
 }
 
 /// A whole submission to an empty sender; the indexes that it staged, or why it was refused.

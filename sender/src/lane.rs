@@ -22,7 +22,7 @@ use diodesync::limits::COLLECTING_MAX;
 use diodesync::link::{ReceiverPublic, Sealer, offer_session};
 use diodesync::pack::PackStore;
 use diodesync::send::{Job, LaneSlot, Pacer, Transmitter, Via, WindowRate, depth_for_burst};
-use diodesync::wire::symbol_bytes_for_mtu;
+use diodesync::wire::{SessionId, symbol_bytes_for_mtu};
 use diodesync_control::{clock_ms, clock_s};
 
 use crate::config::Lane as LaneConfig;
@@ -136,9 +136,11 @@ pub fn start(
     let number = store.next_session(clock_ms())?;
     drop(store);
     let keys = &input.keys;
+    let lane = (config.wire_version > 1).then(|| config.name.clone());
+    let id = SessionId { link: input.link, number, lane };
     let (secret, offer) =
-        offer_session(&mut random::rng(), input.link, number, &keys.pairing, &keys.link, &input.receivers)?;
-    let sealer = Sealer::new(secret, number)?;
+        offer_session(&mut random::rng(), &id, &keys.pairing, &keys.link, &input.receivers)?;
+    let sealer = Sealer::new(secret, &id)?;
     let via = Via { slot, symbol_bytes: symbol_bytes_for_mtu(config.mtu), repair_percent: config.repair };
     // As fast as it goes is at most what the fastest machines do.
     let depth_rate = config.rate_windows.rate_max(config.rate).bits_per_s().unwrap_or(10_000_000_000);
@@ -146,7 +148,7 @@ pub fn start(
     let depth_max = COLLECTING_MAX / 2 / input.lanes.max(1);
     let depth = depth_for_burst(depth_rate, config.burst, config.repair, depth_max);
     tracing::info!(
-        lane = config.name, to = %config.to, session = number.0, symbol_bytes = via.symbol_bytes, depth,
+        lane = %config.name, to = %config.to, session = number.0, symbol_bytes = via.symbol_bytes, depth,
         "lane is up; up to {} MiB of blocks are on their way", depth * 5 / 4
     );
     shared.counters.session.store(number.0, Ordering::Relaxed);
@@ -246,7 +248,7 @@ impl Lane {
             self.is_paused = is_paused;
             self.shared.lock_view().is_paused = is_paused;
             if !is_first || is_paused {
-                tracing::info!(lane = config.name, is_paused, "the rate window changes");
+                tracing::info!(lane = %config.name, is_paused, "the rate window changes");
             }
             if is_paused {
                 self.give_everything_back();
@@ -404,7 +406,7 @@ impl Lane {
     }
 
     fn go_down(&mut self, error: &std::io::Error) {
-        tracing::warn!(lane = self.shared.config.name, %error, "sending fails; what it had goes over another lane, or waits");
+        tracing::warn!(lane = %self.shared.config.name, %error, "sending fails; what it had goes over another lane, or waits");
         self.is_down = true;
         self.sending.set_working(self.via.slot, false);
         self.give_everything_back();
@@ -428,7 +430,7 @@ impl Lane {
             self.shared.lock_view().send_error = Some(error.to_string());
             return;
         }
-        tracing::info!(lane = self.shared.config.name, "it can send again");
+        tracing::info!(lane = %self.shared.config.name, "it can send again");
         self.is_down = false;
         self.shared.lock_view().send_error = None;
         self.sending.set_working(self.via.slot, !self.is_paused);

@@ -49,7 +49,7 @@ impl Keys {
 /// Begins a rotation, or ends it.
 pub async fn rotate(config: &Config, client: &Client, finish: bool) -> anyhow::Result<()> {
     let keys = config.dir.join("keys");
-    let _lock = DirLock::take(&keys).context("another change of keys is under way")?;
+    let _lock = DirLock::take(&keys, "lock").context("another change of keys is under way")?;
     let (current, next) = (keys.join("link.key"), keys.join("link.next.key"));
     if finish {
         if !next.exists() {

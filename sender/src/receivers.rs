@@ -24,7 +24,7 @@ pub enum Change {
 /// Lists or changes them.
 pub fn receivers(dir: &Path, change: Option<Change>, json: bool) -> anyhow::Result<()> {
     let path = dir.join("link.json");
-    let _lock = DirLock::take(&dir.join("keys")).context("another change of keys is under way")?;
+    let _lock = DirLock::take(&dir.join("keys"), "lock").context("another change of keys is under way")?;
     let content = fact::read(&path)?.with_context(|| format!("{} is not initialised", dir.display()))?;
     let mut file: LinkFile =
         serde_json::from_slice(&content).context("the fact file link.json is damaged")?;

@@ -44,7 +44,7 @@ impl FromStr for Floor {
 
 /// Goes on above the numbers.
 pub fn restore(config: &Config, args: &RestoreArgs) -> anyhow::Result<()> {
-    let _lock = DirLock::take(&config.dir).context("the sender is restored while it does not run")?;
+    let _lock = DirLock::take(&config.dir, "lock").context("the sender is restored while it does not run")?;
     let mut store = Store::open(&config.dir)?;
     let floors: BTreeMap<Channel, ReleaseNo> =
         args.floor.iter().map(|Floor(channel, number)| (channel.clone(), *number)).collect();

@@ -115,7 +115,7 @@ pub struct Rotated {
 pub async fn rotate_root(config: &Config, client: &Client, args: &RotateRootArgs) -> anyhow::Result<()> {
     let old = args.root_key.clone().unwrap_or_else(|| config.dir.join("keys/root.key"));
     let new = args.new_root_key.clone().unwrap_or_else(|| old.clone());
-    let lock = DirLock::take(&config.dir.join("keys")).context("another rotation is under way")?;
+    let lock = DirLock::take(&config.dir.join("keys"), "lock").context("another rotation is under way")?;
     let rotated = rotate(&config.dir, &old, &new, args.all, clock_s())?;
     drop(lock);
     if rotated.is_continued {

@@ -38,7 +38,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         )
     })?;
     let link: LinkFile = serde_json::from_slice(&link).context("the fact file link.json is damaged")?;
-    let _lock = DirLock::take(&dir)?;
+    let _lock = DirLock::take(&dir, "lock")?;
     let keys = Arc::new(Keys::load(&dir)?);
     let mut store = Store::open(&dir)?;
     let packs = Arc::new(PackStore::open(&store.packs_dir())?.with_reserve(config.space.reserve));

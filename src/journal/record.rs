@@ -4,7 +4,7 @@
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use thiserror::Error;
 
-use crate::id::{Blake3, BlockId, BlockNo, Channel, PackId, SessionNo, Sha256};
+use crate::id::{Blake3, BlockId, BlockNo, Channel, PackId, Sha256};
 use crate::limits::JOURNAL_VALUE_BYTES_MAX;
 
 /// A record cannot be read or written.
@@ -30,8 +30,6 @@ pub enum Key {
     Block(BlockId),
     /// Receiver: a blob whose SHA-256 was found right, in one place.
     Checked(Sha256),
-    /// Receiver: where the session of a lane was.
-    Floor(String),
     /// Sender: how far the newest release of a channel was sent.
     Progress(Channel),
 }
@@ -47,7 +45,6 @@ impl Key {
         match self {
             Self::Block(id) => [Self::BLOCKS, &id.pack.0, &id.block.0.to_be_bytes()].concat(),
             Self::Checked(digest) => [Self::CHECKED, &digest.0].concat(),
-            Self::Floor(lane) => [b"f", lane.as_bytes()].concat(),
             Self::Progress(channel) => [b"p", channel.as_str().as_bytes()].concat(),
         }
     }
@@ -79,15 +76,6 @@ pub struct HeldBlock {
 pub struct CheckedBlob {
     /// The digest of its extents and of the blocks that they lie in.
     pub place: Blake3,
-}
-
-/// Where a lane's session was: datagrams below are not taken again after a restart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
-pub struct SequenceFloor {
-    /// The session.
-    pub session: SessionNo,
-    /// The least sequence number to take.
-    pub floor: u64,
 }
 
 /// How far a release was sent. It says *sent*, never *delivered*.
@@ -135,7 +123,6 @@ pub trait Record: bincode::Encode + bincode::Decode<()> {
 }
 
 impl Record for HeldBlock {}
-impl Record for SequenceFloor {}
 impl Record for Progress {}
 impl Record for CheckedBlob {
     /// Version 1 did not say where.

@@ -12,10 +12,10 @@ use zeroize::ZeroizeOnDrop;
 
 use super::keys::{EncappedKey, LinkKey, LinkVerifier, PairingSecret, ReceiverKey, ReceiverPublic, psk};
 use super::{KeyError, ReplayWindow};
-use crate::id::{LinkId, SessionNo};
+use crate::id::{LaneId, LinkId, SessionNo};
 use crate::limits::{KEY_EPOCH_LOG2, RECEIVER_KEYS_MAX};
 use crate::wire::{
-    SEALED_HEADER_BYTES, SIGNED_CONTEXT, Sealed, SealedHeader, SealedSecret, SessionOffer, TAG_BYTES,
+    SEALED_HEADER_BYTES, Sealed, SealedHeader, SealedSecret, SessionId, SessionOffer, TAG_BYTES, Version,
 };
 
 /// The secret of one session.
@@ -64,6 +64,16 @@ pub enum OpenError {
         /// The offer's.
         found: LinkId,
     },
+    /// Another lane's session.
+    #[error(
+        "the session is of lane {found}, and this is lane {expected}: the paths are crossed, or a lane has not the same name on both sides"
+    )]
+    OtherLane {
+        /// The lane that it came on.
+        expected: LaneId,
+        /// The offer's.
+        found: LaneId,
+    },
     /// Lower than what may come.
     #[error("session {found} is old: {least} is the least that is accepted now")]
     OldSession {
@@ -83,17 +93,16 @@ pub enum OpenError {
 /// Makes a session: the secret, and the SESSION datagram that offers it to up to eight receivers.
 pub fn offer_session(
     rng: &mut impl CryptoRng,
-    link: LinkId,
-    number: SessionNo,
+    id: &SessionId,
     pairing: &PairingSecret,
     key: &LinkKey,
     receivers: &[ReceiverPublic],
 ) -> Result<(SessionSecret, Vec<u8>), KeyError> {
     let mut secret = SessionSecret([0; 32]);
     rng.fill_bytes(&mut secret.0);
-    let sealed = seal_secret(rng, &secret.0, link, pairing, receivers, &session_info(link, number))?;
-    let mut datagram = SessionOffer::encode_unsigned(link, number, &sealed);
-    let signature = key.sign(SIGNED_CONTEXT, &datagram);
+    let sealed = seal_secret(rng, &secret.0, id.link, pairing, receivers, &session_info(id))?;
+    let mut datagram = SessionOffer::encode_unsigned(id, &sealed);
+    let signature = key.sign(id.version().signed_context(), &datagram);
     datagram.extend_from_slice(&signature);
     Ok((secret, datagram))
 }
@@ -132,8 +141,8 @@ pub(crate) fn seal_secret(
     Ok(sealed)
 }
 
-fn session_info(link: LinkId, number: SessionNo) -> Vec<u8> {
-    [SIGNED_CONTEXT, &link.0, &number.0.to_be_bytes()].concat()
+fn session_info(id: &SessionId) -> Vec<u8> {
+    [id.version().signed_context(), &id.encode()].concat()
 }
 
 /// What a receiver was paired with.
@@ -152,25 +161,36 @@ pub struct Paired {
 impl Paired {
     /// The link key that has signed an offer.
     pub fn signer(&self, offer: &SessionOffer<'_>) -> Option<&LinkVerifier> {
-        self.senders.iter().find(|key| key.verify(SIGNED_CONTEXT, offer.signed, &offer.signature))
+        let context = offer.id.version().signed_context();
+        self.senders.iter().find(|key| key.verify(context, offer.signed, &offer.signature))
     }
 
-    /// Checks an offer numbered `least` or higher and takes its secret out. The caller makes the number durable before
-    /// anything is opened.
+    /// Checks an offer that came on `lane`, numbered `least` or higher, and takes its secret out. The caller makes the
+    /// number durable before anything is opened.
     ///
     /// # Errors
     /// Every way in which it is not a new session of the paired sender for this receiver.
-    pub fn accept(&self, offer: &SessionOffer<'_>, least: SessionNo) -> Result<SessionSecret, OpenError> {
-        if offer.link != self.link {
-            return Err(OpenError::OtherLink { expected: self.link, found: offer.link });
+    pub fn accept(
+        &self,
+        offer: &SessionOffer<'_>,
+        lane: &LaneId,
+        least: SessionNo,
+    ) -> Result<SessionSecret, OpenError> {
+        let id = &offer.id;
+        if id.link != self.link {
+            return Err(OpenError::OtherLink { expected: self.link, found: id.link });
         }
-        if offer.number < least {
-            return Err(OpenError::OldSession { least, found: offer.number });
+        if id.number < least {
+            return Err(OpenError::OldSession { least, found: id.number });
         }
         if self.signer(offer).is_none() {
             return Err(OpenError::Signature);
         }
-        let secret = self.unseal(&offer.secrets, &session_info(offer.link, offer.number));
+        // Only what is signed may tell an operator that the paths are crossed.
+        if let Some(found) = id.lane.as_ref().filter(|found| *found != lane) {
+            return Err(OpenError::OtherLane { expected: lane.clone(), found: found.clone() });
+        }
+        let secret = self.unseal(&offer.secrets, &session_info(id));
         secret.map(SessionSecret).ok_or(OpenError::NotForUs)
     }
 
@@ -242,6 +262,7 @@ impl EpochKey {
 pub struct Sealer {
     secret: SessionSecret,
     number: SessionNo,
+    version: Version,
     current: EpochKey,
     next_sequence: u64,
 }
@@ -254,9 +275,10 @@ impl std::fmt::Debug for Sealer {
 
 impl Sealer {
     /// For a session that was just made and whose number is durable.
-    pub fn new(secret: SessionSecret, number: SessionNo) -> Result<Self, SealError> {
+    pub fn new(secret: SessionSecret, id: &SessionId) -> Result<Self, SealError> {
+        let (number, version) = (id.number, id.version());
         let current = EpochKey::derive(&secret, number, 0).ok_or(SealError::Exhausted)?;
-        Ok(Self { secret, number, current, next_sequence: 0 })
+        Ok(Self { secret, number, version, current, next_sequence: 0 })
     }
 
     /// The session.
@@ -279,7 +301,7 @@ impl Sealer {
         let (head, rest) =
             datagram.split_first_chunk_mut::<SEALED_HEADER_BYTES>().ok_or(SealError::Buffer)?;
         let (body, tag) = rest.split_last_chunk_mut::<TAG_BYTES>().ok_or(SealError::Buffer)?;
-        *head = SealedHeader { session_low: self.number.0 as u32, sequence }.encode();
+        *head = SealedHeader { version: self.version, session_low: self.number.0 as u32, sequence }.encode();
         let nonce = self.current.nonce(sequence);
         let sealed = self
             .current
@@ -326,7 +348,7 @@ impl Opener {
 
     /// Opens a datagram in place and returns its plain text.
     pub fn open<'a>(&mut self, sealed: Sealed<'a>) -> Result<&'a [u8], OpenError> {
-        let SealedHeader { session_low, sequence } = sealed.header;
+        let SealedHeader { session_low, sequence, .. } = sealed.header;
         let expected = self.number.0 as u32;
         if session_low != expected {
             return Err(OpenError::OtherSession { expected, found: session_low });
@@ -390,12 +412,20 @@ mod tests {
     fn offer(world: &mut World, number: u64) -> (SessionSecret, Vec<u8>) {
         let World { rng, link_key, paired } = world;
         let receivers = [ReceiverKey::from_seed(&[8; 32]).public().clone(), paired.keys[0].public().clone()];
-        offer_session(rng, paired.link, SessionNo(number), &paired.secret, link_key, &receivers).unwrap()
+        offer_session(rng, &id(number), &paired.secret, link_key, &receivers).unwrap()
+    }
+
+    fn lane() -> LaneId {
+        "lane0".parse().unwrap()
+    }
+
+    fn id(number: u64) -> SessionId {
+        SessionId { link: LinkId([7; 16]), number: SessionNo(number), lane: Some(lane()) }
     }
 
     fn accept(paired: &Paired, datagram: &mut [u8], least: u64) -> Result<SessionSecret, OpenError> {
         match Outer::parse(datagram).unwrap() {
-            Outer::Session(offer) => paired.accept(&offer, SessionNo(least)),
+            Outer::Session(offer) => paired.accept(&offer, &lane(), SessionNo(least)),
             Outer::Sealed(_) => panic!("not a session"),
         }
     }
@@ -430,16 +460,46 @@ mod tests {
     fn every_bit_of_a_session_matters() {
         let mut world = world();
         let (_, datagram) = offer(&mut world, 5);
-        for at in 4..datagram.len() {
+        for at in 0..datagram.len() {
             let mut bad = datagram.clone();
             bad[at] ^= 1;
             let refused = match Outer::parse(&mut bad) {
                 Err(_) => true,
-                Ok(Outer::Session(offer)) => world.paired.accept(&offer, SessionNo(0)).is_err(),
+                Ok(Outer::Session(offer)) => world.paired.accept(&offer, &lane(), SessionNo(0)).is_err(),
                 Ok(Outer::Sealed(_)) => true,
             };
             assert!(refused, "octet {at}");
         }
+    }
+
+    #[test]
+    fn what_was_recorded_on_one_lane_is_nothing_on_another() {
+        let mut world = world();
+        let (_, mut datagram) = offer(&mut world, 5);
+        let Outer::Session(offer) = Outer::parse(&mut datagram).unwrap() else { panic!("not a session") };
+        let other: LaneId = "lane1".parse().unwrap();
+        let refused = world.paired.accept(&offer, &other, SessionNo(0)).unwrap_err();
+        assert_eq!(refused, OpenError::OtherLane { expected: other, found: lane() });
+    }
+
+    #[test]
+    fn a_session_of_version_1_opens_on_any_lane() {
+        let World { mut rng, link_key, paired } = world();
+        let receivers = [paired.keys[0].public().clone()];
+        let old = SessionId { lane: None, ..id(5) };
+        let (secret, mut datagram) =
+            offer_session(&mut rng, &old, &paired.secret, &link_key, &receivers).unwrap();
+        assert_eq!(datagram[2], 1);
+        assert_eq!(accept(&paired, &mut datagram.clone(), 0), Ok(secret.clone()));
+        // Its version cannot be changed on the way.
+        datagram[2] = 2;
+        assert!(Outer::parse(&mut datagram).is_err());
+        let mut sealed = self::datagram(&mut Sealer::new(secret.clone(), &old).unwrap(), b"plain");
+        let mut opener = Opener::new(secret, SessionNo(5), 0);
+        sealed[2] = 2;
+        assert_eq!(open(&mut opener, &sealed), Err(OpenError::Forged));
+        sealed[2] = 1;
+        assert_eq!(open(&mut opener, &sealed).unwrap(), b"plain");
     }
 
     fn datagram(sealer: &mut Sealer, plain: &[u8]) -> Vec<u8> {
@@ -461,7 +521,7 @@ mod tests {
     #[test]
     fn sealed_datagrams_open_once_in_any_order() {
         let (number, secret) = (SessionNo(77), SessionSecret([5; 32]));
-        let mut sealer = Sealer::new(secret.clone(), number).unwrap();
+        let mut sealer = Sealer::new(secret.clone(), &id(number.0)).unwrap();
         let mut opener = Opener::new(secret, number, 0);
         let datagrams: Vec<_> = (0..10u8).map(|n| datagram(&mut sealer, &[n; 100])).collect();
         for n in [3, 0, 9, 1, 2, 4, 8, 7, 6, 5] {
@@ -474,7 +534,7 @@ mod tests {
     #[test]
     fn every_bit_of_a_sealed_datagram_matters() {
         let (number, secret) = (SessionNo(77), SessionSecret([5; 32]));
-        let good = datagram(&mut Sealer::new(secret.clone(), number).unwrap(), b"the plain text");
+        let good = datagram(&mut Sealer::new(secret.clone(), &id(number.0)).unwrap(), b"the plain text");
         let mut opener = Opener::new(secret, number, 0);
         for at in 4..good.len() {
             let mut bad = good.clone();
@@ -487,7 +547,7 @@ mod tests {
     #[test]
     fn keys_change_with_the_epoch_and_datagrams_may_cross_the_border() {
         let (number, secret) = (SessionNo(1), SessionSecret([5; 32]));
-        let mut sealer = Sealer::new(secret.clone(), number).unwrap();
+        let mut sealer = Sealer::new(secret.clone(), &id(number.0)).unwrap();
         sealer.next_sequence = (1 << KEY_EPOCH_LOG2) - 1;
         let (last, first) = (datagram(&mut sealer, b"last"), datagram(&mut sealer, b"first"));
         let mut opener = Opener::new(secret, number, 0);

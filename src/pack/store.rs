@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -64,7 +64,11 @@ impl PackStore {
     pub(super) fn file(&self, pack: PackId, create: bool) -> Result<Arc<File>, PackError> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = files.get(&pack) {
-            return Ok(file.clone());
+            // Another process may have removed it.
+            if file.metadata().is_ok_and(|found| found.nlink() > 0) {
+                return Ok(file.clone());
+            }
+            files.remove(&pack);
         }
         let path = self.path(pack);
         let is_new = create && !path.exists();
@@ -223,6 +227,20 @@ mod tests {
         assert_eq!(&out, b"o wo");
         assert_eq!(store.read_blob(&blob, 9, &mut out).unwrap(), 2);
         assert_eq!(store.list().unwrap(), [one, two]);
+    }
+
+    #[test]
+    fn a_pack_that_another_process_removed_is_not_written_into_the_void() {
+        let dir = crate::testing::TempDir::new("pack-removed");
+        let (store, other) = (PackStore::open(dir.path()).unwrap(), PackStore::open(dir.path()).unwrap());
+        let pack = PackId([4; 8]);
+        store.write_at(pack, 0, b"old").unwrap();
+        std::fs::remove_file(other.path(pack)).unwrap();
+        assert!(store.read_at(pack, 0, &mut [0]).unwrap_err().is_missing());
+        store.write_at(pack, 0, b"new").unwrap();
+        let mut out = [0; 3];
+        other.read_at(pack, 0, &mut out).unwrap();
+        assert_eq!(&out, b"new");
     }
 
     #[test]

@@ -30,8 +30,8 @@ pub enum Assembled {
     Forgotten(ObjectId, u32),
 }
 
-/// Objects put together at once: trust and index of two releases for each of two channels.
-const OBJECTS_MAX: usize = 8;
+/// Objects put together at once: the trust bundle and the indexes of as many channels as overtake each other.
+const OBJECTS_MAX: usize = 16;
 
 impl Assembler {
     /// Takes a decoded source block.

@@ -34,7 +34,7 @@ pub enum Action {
 }
 
 /// Counters.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct CollectorStats {
     /// Symbols that were new. One of a spilled block is taken for new until the others are back.
     pub symbols: u64,

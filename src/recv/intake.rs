@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::id::SessionNo;
+use crate::id::{LaneId, SessionNo};
 use crate::limits::SESSION_CHECKS_PER_S;
 use crate::link::{LinkVerifier, OpenError, Opener, Paired, SessionSecret};
-use crate::wire::{Beacon, Outer, SessionOffer, SymbolHeader, WireError};
+use crate::wire::{Beacon, Outer, SessionOffer, SymbolHeader, Version, WireError};
 
 /// Why a datagram changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -46,6 +46,8 @@ pub enum Intaken<'a> {
 pub struct PendingSession {
     /// Its number, to be made durable first.
     pub number: SessionNo,
+    /// The wire version that the sender writes.
+    pub version: Version,
     /// The link key that has signed it: older ones count no more.
     pub signer: LinkVerifier,
     secret: SessionSecret,
@@ -53,7 +55,7 @@ pub struct PendingSession {
 }
 
 /// Counters of one lane.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct IntakeStats {
     /// Datagrams that came.
     pub received: u64,
@@ -92,6 +94,7 @@ impl IntakeStats {
 /// The state of one lane.
 #[derive(Debug)]
 pub struct Intake {
+    lane: LaneId,
     paired: Paired,
     newest: Option<SessionNo>,
     opener: Option<Opener>,
@@ -107,8 +110,9 @@ pub struct Intake {
 
 impl Intake {
     /// `newest` is the highest session number that was ever accepted, from the disk.
-    pub fn new(paired: Paired, newest: Option<SessionNo>) -> Self {
+    pub fn new(lane: LaneId, paired: Paired, newest: Option<SessionNo>) -> Self {
         Self {
+            lane,
             paired,
             newest,
             opener: None,
@@ -203,13 +207,20 @@ impl Intake {
             (None, Some(newest)) => newest,
             (None, None) => SessionNo(0),
         };
-        if offer.link == self.paired.link && offer.number >= least && !self.budget.take(now) {
+        let id = &offer.id;
+        if id.link == self.paired.link && id.number >= least && !self.budget.take(now) {
             return Err(Reject::TooManyOffers);
         }
-        let secret = self.paired.accept(offer, least)?;
+        let secret = self.paired.accept(offer, &self.lane, least)?;
         let signer = self.paired.signer(offer).ok_or(OpenError::Signature)?.clone();
         let offer_bytes = [offer.signed, &offer.signature].concat();
-        Ok(Intaken::NewSession(PendingSession { number: offer.number, signer, secret, offer: offer_bytes }))
+        Ok(Intaken::NewSession(PendingSession {
+            number: id.number,
+            version: id.version(),
+            signer,
+            secret,
+            offer: offer_bytes,
+        }))
     }
 
     /// Goes over to a session whose number is durable. `floor` is the least sequence number to take: what was recorded
@@ -256,23 +267,30 @@ mod tests {
     use crate::id::LinkId;
     use crate::link::{LinkKey, PairingSecret, ReceiverKey, Sealer, offer_session};
     use crate::testing::SeededRng;
-    use crate::wire::{SEALED_HEADER_BYTES, TAG_BYTES};
+    use crate::wire::{SEALED_HEADER_BYTES, SessionId, TAG_BYTES};
+
+    fn lane() -> LaneId {
+        "lane0".parse().unwrap()
+    }
+
+    fn id(number: u64) -> SessionId {
+        SessionId { link: LinkId([7; 16]), number: SessionNo(number), lane: Some(lane()) }
+    }
 
     /// A receiver that has accepted a session, and the sender's end of it.
     fn joined(now: Instant) -> (Intake, Sealer) {
-        let (link, number, secret) = (LinkId([7; 16]), SessionNo(5), PairingSecret([3; 32]));
+        let (id, secret) = (id(5), PairingSecret([3; 32]));
         let (sender, key) = (LinkKey::from_seed(&[1; 32]), ReceiverKey::from_seed(&[2; 32]));
         let receivers = [key.public().clone()];
         let mut rng = SeededRng::new(1);
-        let (session, mut offer) =
-            offer_session(&mut rng, link, number, &secret, &sender, &receivers).unwrap();
-        let mut intake =
-            Intake::new(Paired { link, senders: vec![sender.verifier()], secret, keys: vec![key] }, None);
+        let (session, mut offer) = offer_session(&mut rng, &id, &secret, &sender, &receivers).unwrap();
+        let paired = Paired { link: id.link, senders: vec![sender.verifier()], secret, keys: vec![key] };
+        let mut intake = Intake::new(lane(), paired, None);
         match intake.handle_datagram(now, &mut offer) {
             Ok(Intaken::NewSession(pending)) => intake.adopt(pending, 0),
             other => panic!("{other:?}"),
         }
-        (intake, Sealer::new(session, number).unwrap())
+        (intake, Sealer::new(session, &id).unwrap())
     }
 
     fn beacon(sealer: &mut Sealer, clock_ms: u64) -> Vec<u8> {
@@ -306,16 +324,17 @@ mod tests {
     #[test]
     fn a_session_under_the_next_link_key_ends_the_old_one() {
         let now = Instant::now();
-        let (link, secret, key) = (LinkId([7; 16]), PairingSecret([3; 32]), ReceiverKey::from_seed(&[2; 32]));
+        let (secret, key) = (PairingSecret([3; 32]), ReceiverKey::from_seed(&[2; 32]));
         let [old, new] = [1, 4].map(|seed| LinkKey::from_seed(&[seed; 32]));
         let receivers = [key.public().clone()];
         let mut rng = SeededRng::new(1);
         let mut offer = |signer: &LinkKey, number| {
-            offer_session(&mut rng, link, SessionNo(number), &secret, signer, &receivers).unwrap().1
+            offer_session(&mut rng, &id(number), &secret, signer, &receivers).unwrap().1
         };
         let senders = vec![old.verifier()];
+        let link = LinkId([7; 16]);
         let paired = Paired { link, senders, secret: secret.clone(), keys: vec![key.clone()] };
-        let mut intake = Intake::new(paired, None);
+        let mut intake = Intake::new(lane(), paired, None);
         let refused = intake.handle_datagram(now, &mut offer(&new, 1)).unwrap_err();
         assert_eq!(refused, Reject::Open(OpenError::Signature), "nobody announced it");
         intake.set_senders(vec![old.verifier(), new.verifier()]);

@@ -149,7 +149,7 @@ mod tests {
     use crate::limits::{BEACON_TIMESTAMP_BYTES_MAX, CHANNELS_MAX, LANE_SYMBOL_BYTES_MIN};
     use crate::link::{LinkKey, PairingSecret, ReceiverKey, offer_session};
     use crate::testing::SeededRng;
-    use crate::wire::{BeaconChannel, SYMBOL_OVERHEAD_BYTES};
+    use crate::wire::{BeaconChannel, SYMBOL_OVERHEAD_BYTES, SessionId};
 
     #[test]
     fn no_beacon_is_larger_than_the_lanes_datagrams() {
@@ -167,14 +167,14 @@ mod tests {
             timestamp: vec![b't'; BEACON_TIMESTAMP_BYTES_MAX],
             channels: (0..CHANNELS_MAX as u64).map(channel).collect(),
         };
-        let (number, secret) = (SessionNo(1), PairingSecret([3; 32]));
+        let id = SessionId { link: LinkId([7; 16]), number: SessionNo(1), lane: "lane0".parse().ok() };
+        let secret = PairingSecret([3; 32]);
         let receivers = [ReceiverKey::from_seed(&[2; 32]).public().clone()];
         let key = LinkKey::from_seed(&[1; 32]);
         for symbol_bytes in [LANE_SYMBOL_BYTES_MIN, 1392, 8896] {
             let mut rng = SeededRng::new(1);
-            let (session, offer) =
-                offer_session(&mut rng, LinkId([7; 16]), number, &secret, &key, &receivers).unwrap();
-            let sealer = Sealer::new(session, number).unwrap();
+            let (session, offer) = offer_session(&mut rng, &id, &secret, &key, &receivers).unwrap();
+            let sealer = Sealer::new(session, &id).unwrap();
             let mut transmitter = Transmitter::new(sealer, offer.clone(), symbol_bytes, 1);
             let mut now = Instant::now();
             let mut beacons = Vec::new();

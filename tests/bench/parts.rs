@@ -241,7 +241,7 @@ fn seal_and_open(bench: &Bench) {
         let body = symbol_bytes_for_mtu(mtu) + diodesync::wire::SYMBOL_HEADER_BYTES;
         let number = SessionNo(1);
         let (secret, _) = world::offer(&mut Rng::new(1, "session"), number);
-        let mut sealer = Sealer::new(secret.clone(), number).expect("a session begins");
+        let mut sealer = Sealer::new(secret.clone(), &world::session_id(number)).expect("a session begins");
         let plain = Rng::new(1, "datagram")
             .octets(body + diodesync::wire::SEALED_HEADER_BYTES + diodesync::wire::TAG_BYTES);
         let mut datagrams = vec![plain; COUNT as usize];
@@ -251,7 +251,7 @@ fn seal_and_open(bench: &Bench) {
                 .0
         });
         let (secret, _) = world::offer(&mut Rng::new(1, "session"), number);
-        let mut sealer = Sealer::new(secret.clone(), number).expect("a session begins");
+        let mut sealer = Sealer::new(secret.clone(), &world::session_id(number)).expect("a session begins");
         datagrams.iter_mut().for_each(|datagram| sealer.seal(datagram).expect("there is room"));
         let open = |datagram: &mut Vec<u8>, opener: &mut Opener| match Outer::parse(datagram) {
             Ok(Outer::Sealed(sealed)) => opener.open(sealed).expect("it is authentic").len(),

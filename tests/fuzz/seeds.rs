@@ -144,10 +144,10 @@ fn wire(seeds: &mut Vec<Seed>) {
                 story.extend_from_slice(&weathered);
                 seeds.push(("symbols", name.to_owned(), weathered));
             }
-        } else if name == "session" {
+        } else if name.starts_with("session") {
             seeds.push(("datagram", name.to_owned(), [&[0], octets.as_slice()].concat()));
             let unsigned = octets.len() - 64;
-            seeds.push(("datagram", "session-to-be-signed".to_owned(), [&[1], &octets[..unsigned]].concat()));
+            seeds.push(("datagram", format!("{name}-to-be-signed"), [&[1], &octets[..unsigned]].concat()));
         } else if name.starts_with("symbol") || name.starts_with("beacon") {
             // The true one would be taken, as the fuzzer could not have made it.
             let mut forged = [&[0], octets.as_slice()].concat();
@@ -333,6 +333,18 @@ fn submitted(seeds: &mut Vec<Seed>) {
     for zip in &release.zips {
         seeds.push(("zip", zip.file_name().unwrap().to_str().unwrap().to_owned(), read(zip)));
     }
+    // Without dpkg-deb the corpus keeps the packages that it has.
+    for compression in ["none", "gzip", "xz", "zstd"] {
+        let more = "Depends: libc6 (>= 2.36)\nSection: utils\n";
+        let made =
+            diodesync_system::deb::deb(scratch.path(), compression, "1:2.0-1~x", "amd64", more, compression);
+        if let Ok(path) = made {
+            seeds.push(("deb", format!("deb-{compression}"), [&[0], read(&path).as_slice()].concat()));
+        }
+    }
+    let control = b"Package: a\nVersion: 1\nArchitecture: all\nDescription: short\n long\n .\n end\n";
+    seeds.push(("deb", "control".to_owned(), [&[1], control.as_slice()].concat()));
+    seeds.push(("deb", "not-a-deb".to_owned(), b"\0!<arch>\n".to_vec()));
     let mut put = |name: &str, parts: &[Vec<u8>]| {
         seeds.push(("submission", name.to_owned(), [&[9], parts.concat().as_slice()].concat()));
     };
@@ -438,7 +450,7 @@ fn pairing() -> Vec<u8> {
 }
 
 fn disk(seeds: &mut Vec<Seed>) {
-    use diodesync::journal::{HeldBlock, Progress, Record, SequenceFloor};
+    use diodesync::journal::{HeldBlock, Progress, Record};
     use diodesync::pack::fact;
     let mut put = |name: &str, kind: u8, octets: &[u8]| {
         seeds.push(("disk", name.to_owned(), [&[kind], octets].concat()));
@@ -449,8 +461,6 @@ fn disk(seeds: &mut Vec<Seed>) {
     put("fact-garbled", 0, &[fact::head(b"17").as_bytes(), b"18"].concat());
     let hash = diodesync::id::Blake3([9; 32]);
     put("held", 1, &HeldBlock { hash, bytes: 70_000 }.to_value().unwrap());
-    let floor = SequenceFloor { session: diodesync::id::SessionNo(1 << 40), floor: 300 };
-    put("floor", 1, &floor.to_value().unwrap());
     put("progress", 1, &Progress { release: 300, round: 1, position: 70_000 }.to_value().unwrap());
     let block =
         diodesync::id::BlockId { pack: diodesync::id::PackId([7; 8]), block: diodesync::id::BlockNo(3) };

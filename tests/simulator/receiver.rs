@@ -14,7 +14,7 @@ use diodesync::wire::ObjectId;
 
 use crate::model::Verdict;
 use crate::sender::{NOW_S, Source};
-use crate::world::paired;
+use crate::world::{lane, paired};
 
 /// What a restart does not take away.
 #[derive(Default)]
@@ -55,7 +55,7 @@ impl<'a> High<'a> {
         let mut high = Self {
             source,
             capacity,
-            intake: Intake::new(paired(), disk.newest),
+            intake: Intake::new(lane(), paired(), disk.newest),
             collector,
             assembler: Assembler::default(),
             codec: Codec::default(),

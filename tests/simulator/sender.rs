@@ -17,7 +17,7 @@ use diodesync::trust::{Release, Repository, RoleKey, RoleKeys};
 use diodesync::wire::{Beacon, BeaconChannel, ObjectId, Outer, SymbolHeader};
 
 use crate::scenario::Scenario;
-use crate::world::{Rng, offer};
+use crate::world::{Rng, offer, session_id};
 
 /// The second at which releases of these tests are cut and judged.
 pub const NOW_S: u64 = 1_795_000_000;
@@ -172,7 +172,7 @@ impl<'a> Low<'a> {
             symbol_bytes: scenario.symbol_bytes,
             repair_percent: scenario.repair_percent,
         };
-        let sealer = Sealer::new(secret.clone(), number).unwrap();
+        let sealer = Sealer::new(secret.clone(), &session_id(number)).unwrap();
         Self {
             source,
             rounds: Rounds::new(RunId(1), plan, settings, round, position),
@@ -251,7 +251,7 @@ impl<'a> Low<'a> {
         let mut copy = octets.to_vec();
         let session = self.number;
         match Outer::parse(&mut copy).unwrap() {
-            Outer::Session(offer) => Truth::Session(offer.number),
+            Outer::Session(offer) => Truth::Session(offer.id.number),
             Outer::Sealed(sealed) => {
                 let sequence = sealed.header.sequence;
                 let plain = self.witness.open(sealed).unwrap();

@@ -5,10 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use diodesync::id::{LinkId, SessionNo};
+use diodesync::id::{LaneId, LinkId, SessionNo};
 use diodesync::link::{LinkKey, Paired, PairingSecret, ReceiverKey, Sealer, SessionSecret, offer_session};
 use diodesync::recv::{Intake, Intaken};
-use diodesync::wire::{SEALED_HEADER_BYTES, TAG_BYTES};
+use diodesync::wire::{SEALED_HEADER_BYTES, SessionId, TAG_BYTES};
 
 /// Random numbers that a seed decides.
 pub struct Rng(blake3::OutputReader);
@@ -91,10 +91,23 @@ pub fn paired() -> Paired {
     }
 }
 
+/// The one lane of these tests.
+pub fn lane() -> LaneId {
+    "lane0".parse().unwrap()
+}
+
+pub fn session_id(number: SessionNo) -> SessionId {
+    SessionId { link: LINK, number, lane: Some(lane()) }
+}
+
 /// A session as the sender of this pairing makes it.
 pub fn offer(rng: &mut Rng, number: SessionNo) -> (SessionSecret, Vec<u8>) {
+    offer_of(rng, &session_id(number))
+}
+
+pub fn offer_of(rng: &mut Rng, id: &SessionId) -> (SessionSecret, Vec<u8>) {
     let receivers = [receiver_key().public().clone()];
-    offer_session(rng, LINK, number, &pairing_secret(), &link_key(), &receivers).unwrap()
+    offer_session(rng, id, &pairing_secret(), &link_key(), &receivers).unwrap()
 }
 
 /// Seals any octets, so that a lie is authentic.
@@ -115,10 +128,10 @@ pub fn start() -> Instant {
 /// A receiver that has accepted a session, and the sender's end of it.
 pub fn joined(now: Instant, number: SessionNo) -> (Intake, Sealer, Vec<u8>) {
     let (secret, offer) = offer(&mut Rng::new(number.0, "session"), number);
-    let mut intake = Intake::new(paired(), None);
+    let mut intake = Intake::new(lane(), paired(), None);
     let Ok(Intaken::NewSession(pending)) = intake.handle_datagram(now, &mut offer.clone()) else {
         panic!("the session is not accepted");
     };
     intake.adopt(pending, 0);
-    (intake, Sealer::new(secret, number).unwrap(), offer)
+    (intake, Sealer::new(secret, &session_id(number)).unwrap(), offer)
 }

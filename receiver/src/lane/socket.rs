@@ -29,6 +29,8 @@ pub struct LaneSocket {
 pub struct Buffers {
     octets: Vec<u8>,
     metas: Vec<RecvMeta>,
+    /// How many of them are filled.
+    filled: usize,
 }
 
 impl LaneSocket {
@@ -58,7 +60,11 @@ impl LaneSocket {
 
     /// Buffers for [`Buffers::receive`].
     pub fn take_buffers(&self) -> Buffers {
-        Buffers { octets: vec![0; BUFFER_BYTES * BATCH_SIZE], metas: vec![RecvMeta::default(); BATCH_SIZE] }
+        Buffers {
+            octets: vec![0; BUFFER_BYTES * BATCH_SIZE],
+            metas: vec![RecvMeta::default(); BATCH_SIZE],
+            filled: 0,
+        }
     }
 
     /// Packets that the kernel dropped because the buffer was full, each of up to 64 datagrams: the last column of the socket's line in
@@ -73,28 +79,26 @@ impl LaneSocket {
 }
 
 impl Buffers {
-    /// Waits up to `wait` for datagrams and hands out those that are there.
-    pub fn receive(
-        &mut self,
-        socket: &LaneSocket,
-        wait: Duration,
-        mut take: impl FnMut(&mut [u8]),
-    ) -> io::Result<()> {
+    /// Takes what has come, or else waits up to `wait` for more.
+    pub fn receive(&mut self, socket: &LaneSocket, wait: Duration) -> io::Result<()> {
+        self.filled = 0;
         let mut slices: Vec<IoSliceMut<'_>> =
             self.octets.chunks_mut(BUFFER_BYTES).map(IoSliceMut::new).collect();
-        let count = match socket.state.recv((&socket.socket).into(), &mut slices, &mut self.metas) {
+        self.filled = match socket.state.recv((&socket.socket).into(), &mut slices, &mut self.metas) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return wait_readable(&socket.socket, wait);
             }
             Err(error) => return Err(error),
         };
-        for (meta, octets) in self.metas.iter().zip(self.octets.chunks_mut(BUFFER_BYTES)).take(count) {
-            let Some(octets) = octets.get_mut(..meta.len) else { continue };
-            // A datagram without octets has no stride.
-            octets.chunks_mut(meta.stride.max(1)).for_each(&mut take);
-        }
         Ok(())
+    }
+
+    /// What came: datagrams end to end, each of as many octets as stand beside them, but for a shorter last one.
+    pub fn received(&mut self) -> impl Iterator<Item = (&mut [u8], usize)> {
+        let buffers = self.octets.chunks_mut(BUFFER_BYTES).zip(&self.metas).take(self.filled);
+        // A datagram without octets has no stride.
+        buffers.filter_map(|(octets, meta)| Some((octets.get_mut(..meta.len)?, meta.stride.max(1))))
     }
 }
 

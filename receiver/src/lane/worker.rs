@@ -11,8 +11,7 @@ use diodesync::pack::PackStore;
 use diodesync::recv::BlockKey;
 use diodesync::wire::ObjectId;
 
-use super::Ledger;
-use super::ledger::Claim;
+use crate::handover::{Claim, Judge};
 
 /// What became of a block.
 #[derive(Debug)]
@@ -42,13 +41,13 @@ const QUEUE: usize = 32;
 
 impl Workers {
     /// Starts the threads.
-    pub fn start(packs: Arc<PackStore>, ledger: Arc<Ledger>) -> anyhow::Result<Self> {
+    pub fn start(packs: Arc<PackStore>, judge: Arc<dyn Judge>) -> anyhow::Result<Self> {
         let (blocks, queue) = sync_channel(QUEUE);
         let (done, outcomes) = channel();
         let queue = Arc::new(Mutex::new(queue));
         let mut threads = Vec::new();
         for number in 0..THREADS {
-            let worker = Worker::new(packs.clone(), ledger.clone());
+            let worker = Worker::new(packs.clone(), judge.clone());
             let (queue, done) = (queue.clone(), done.clone());
             let thread = std::thread::Builder::new().name(format!("decoder {number}"));
             threads.push(
@@ -80,14 +79,14 @@ impl Workers {
 /// What decodes one block after the other.
 pub struct Worker {
     packs: Arc<PackStore>,
-    ledger: Arc<Ledger>,
+    judge: Arc<dyn Judge>,
     codec: Codec,
 }
 
 impl Worker {
     /// One that writes into these packs.
-    pub fn new(packs: Arc<PackStore>, ledger: Arc<Ledger>) -> Self {
-        Self { packs, ledger, codec: Codec::default() }
+    pub fn new(packs: Arc<PackStore>, judge: Arc<dyn Judge>) -> Self {
+        Self { packs, judge, codec: Codec::default() }
     }
 
     fn run(mut self, queue: &Mutex<Receiver<Work>>, done: &Sender<Outcome>) {
@@ -110,16 +109,16 @@ impl Worker {
             return Outcome::Piece(key, block.into_bytes());
         };
         let bytes = block.bytes().len() as u32;
-        let (hash, octets) = match self.ledger.claim(&id) {
+        let (hash, octets) = match self.judge.claim(&id) {
             Claim::Wanted(wanted) if wanted.bytes != bytes => {
-                self.ledger.gave_up(&id);
+                self.judge.gave_up(&id);
                 tracing::warn!(block = %id, expected = wanted.bytes, found = bytes, "its length is not that in the index");
                 return Outcome::Dropped(key, block.into_bytes(), true);
             }
             Claim::Wanted(wanted) => match block.verify(wanted.hash) {
                 Ok(block) => (block.hash(), block.into_bytes()),
                 Err((mismatch, buffer)) => {
-                    self.ledger.gave_up(&id);
+                    self.judge.gave_up(&id);
                     tracing::warn!(block = %id, %mismatch, "it is dropped");
                     return Outcome::Dropped(key, buffer, true);
                 }
@@ -128,16 +127,16 @@ impl Worker {
             Claim::Unknown => (block.hash(), block.into_bytes()),
             Claim::NoRoom => return Outcome::Dropped(key, block.into_bytes(), false),
             Claim::NoSpace(why) => {
-                self.ledger.note_trouble(why);
+                self.judge.note_trouble(why);
                 return Outcome::Dropped(key, block.into_bytes(), false);
             }
         };
         if let Err(error) = self.packs.write_at(id.pack, id.offset(), &octets) {
-            self.ledger.gave_up(&id);
-            self.ledger.note_trouble(error.to_string());
+            self.judge.gave_up(&id);
+            self.judge.note_trouble(error.to_string());
             return Outcome::Dropped(key, octets, false);
         }
-        self.ledger.written(id, hash, bytes);
+        self.judge.written(id, hash, bytes);
         Outcome::Held(id, octets)
     }
 }
@@ -150,6 +149,7 @@ mod tests {
     use diodesync::release::index::NeededBlock;
 
     use super::*;
+    use crate::publish::Ledger;
     use crate::serve::testing::TempDir;
 
     /// Octets of the block; its last symbol is filled up.

@@ -9,7 +9,7 @@ use diodesync::release::index::{Blob, Extent, Index, NeededBlock};
 use diodesync::wire::BeaconChannel;
 use sha2::Digest;
 
-use crate::lane::Ledger;
+use super::Ledger;
 
 /// Octets that are read at once for hashing.
 const READ_BYTES: usize = 1 << 18;

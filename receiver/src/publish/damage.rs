@@ -33,7 +33,7 @@ impl Publisher {
             *arrival = arrival.again(&self.input.ledger, &self.checked);
         }
         self.is_damage_stale = true;
-        let _ = self.input.orders.send(Order::Missing(blocks));
+        self.input.orders.send(Order::Missing(blocks));
     }
 
     /// Whether one of these blocks is one that a damaged release lacks.

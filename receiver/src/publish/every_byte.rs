@@ -11,6 +11,7 @@ use diodesync::trust::{Release, Repository, RoleKey, RoleKeys};
 
 use super::arrival::place_of;
 use super::*;
+use crate::handover::Judge;
 use crate::serve::testing::{Proof, Release as Making, TempDir};
 
 const PACK: PackId = PackId([7; 8]);
@@ -92,7 +93,9 @@ impl World {
         let apt = Arc::new(Signer::generate("gw")?);
         let site = SiteHandle::new(Arc::new(restore_site(&self.dir(), &self.packs, &apt)?));
         let (notices, from_lane) = channel();
-        let (orders, from_publisher) = channel();
+        let (to_lane, from_publisher) = channel();
+        let orders = Orders::default();
+        orders.join(to_lane, Vec::new);
         let input = PublishInput {
             dir: self.dir(),
             skew_max: Duration::from_secs(300),
@@ -106,6 +109,7 @@ impl World {
             site,
             apt,
             keep: BTreeMap::new(),
+            is_served_elsewhere: false,
         };
         let publisher = open(Arc::new(PublishShared::new()), input)?;
         Ok(High { publisher, ledger, inbox, notices, orders: from_publisher })
@@ -248,12 +252,12 @@ fn of_the_index_on_the_wire() {
 
 /// The session of the golden vectors: who holds the link's keys seals with it whatever they like.
 mod link {
-    use diodesync::id::{LinkId, SessionNo};
+    use diodesync::id::{LaneId, LinkId, SessionNo};
     use diodesync::link::{LinkKey, Paired, PairingSecret, ReceiverKey, Sealer};
     use diodesync::recv::{Intake, Intaken};
     use diodesync::wire::{Outer, SEALED_HEADER_BYTES, TAG_BYTES};
 
-    const OFFER: &str = include_str!("../../../tests/vectors/session.hex");
+    const OFFER: &str = include_str!("../../../tests/vectors/session-2.hex");
 
     fn offer() -> Vec<u8> {
         let digits: String = OFFER.lines().filter(|line| !line.starts_with('#')).collect();
@@ -271,14 +275,15 @@ mod link {
         };
         let mut octets = offer();
         let Ok(Outer::Session(session)) = Outer::parse(&mut octets) else { panic!("no session") };
-        let (number, secret) = (session.number, paired.accept(&session, SessionNo(0)).unwrap());
+        let lane: LaneId = "lane0".parse().unwrap();
+        let (id, secret) = (session.id.clone(), paired.accept(&session, &lane, SessionNo(0)).unwrap());
         drop(session);
-        let mut intake = Intake::new(paired, None);
+        let mut intake = Intake::new(lane, paired, None);
         match intake.handle_datagram(now, &mut offer()) {
             Ok(Intaken::NewSession(pending)) => intake.adopt(pending, 0),
             other => panic!("{other:?}"),
         }
-        (intake, Sealer::new(secret, number).unwrap())
+        (intake, Sealer::new(secret, &id).unwrap())
     }
 
     pub fn seal(sealer: &mut Sealer, plain: &[u8]) -> Vec<u8> {

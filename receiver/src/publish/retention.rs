@@ -12,6 +12,7 @@ use diodesync::release::retention::{KEEP_DEFAULT, Known, kept_releases};
 
 use super::Publisher;
 use crate::handover::Order;
+use crate::serve::Serving;
 
 /// How often there is a look at what waits in vain for an index.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -73,8 +74,16 @@ impl Publisher {
 
     fn retain(&mut self) -> anyhow::Result<()> {
         let mut kept: Vec<Arc<Index>> = Vec::new();
+        // What a serve role in another process serves still.
+        let elsewhere = match self.input.is_served_elsewhere {
+            true => Serving::read(&self.input.dir).map(|serving| serving.releases).unwrap_or_default(),
+            false => BTreeSet::new(),
+        };
         for channel in self.facts.channels()? {
-            let numbers = self.kept_numbers(&channel)?;
+            let mut numbers = self.kept_numbers(&channel)?;
+            let known = self.facts.numbers(&channel)?;
+            let used = elsewhere.iter().filter(|(of, number)| *of == channel && known.contains(number));
+            numbers.extend(used.map(|(_, number)| *number));
             self.facts.forget_others(&channel, &numbers)?;
             for number in numbers {
                 kept.push(self.kept_index(&channel, number)?);
@@ -104,7 +113,7 @@ impl Publisher {
         self.retention.freed_blocks += freed.blocks.len() as u64;
         // A later release may need them again.
         if !freed.blocks.is_empty() {
-            let _ = self.input.orders.send(Order::Missing(freed.blocks));
+            self.input.orders.send(Order::Missing(freed.blocks));
         }
         let is_listed = |digest: &_| kept.iter().any(|index| index.blobs.contains_key(digest));
         self.checked.retain(|digest, _| is_listed(digest));

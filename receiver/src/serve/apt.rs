@@ -3,6 +3,7 @@
 use axum::extract::Path;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use diodesync::id::Sha256;
 
 use super::html::Page;
@@ -23,7 +24,7 @@ pub async fn file(asked: Asked, Path(path): Path<String>) -> Response {
         Some("Release.gpg") => "application/pgp-signature",
         _ => "text/plain; charset=utf-8",
     };
-    let body = if asked.is_head { Vec::new() } else { content.to_vec() };
+    let body = if asked.is_head { Bytes::new() } else { content.clone() };
     let length = content.len().to_string();
     ([(header::CONTENT_TYPE, kind.to_owned()), (header::CONTENT_LENGTH, length)], body).into_response()
 }

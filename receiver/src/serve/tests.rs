@@ -435,7 +435,7 @@ async fn https_serves_whole_bodies_and_cuts_broken_ones() {
     let (chain, key) = (gateway.dir.path().join("s.pem"), gateway.dir.path().join("s.key"));
     fact::write_atomic(&chain, 0o644, &[server.certificate_pem.as_bytes()]).unwrap();
     fact::write_atomic(&key, 0o600, &[server.key_pem.as_bytes()]).unwrap();
-    let tls = Arc::new(certs::load(&chain, &key, now_s).unwrap());
+    let tls = Arc::new(certs::load(&chain, &key, &[], now_s).unwrap().server);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (stop, stopped) = oneshot::channel::<()>();

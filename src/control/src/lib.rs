@@ -55,15 +55,17 @@ pub fn exit(result: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-/// Makes this process the only daemon in a folder, for as long as the value lives.
+/// Makes this process the only one that does something in a folder, for as long as the value lives.
 #[derive(Debug)]
 pub struct DirLock(#[expect(dead_code, reason = "the lock goes with the file")] File);
 
 impl DirLock {
+    /// Takes the lock file `name` in the folder.
+    ///
     /// # Errors
-    /// If another daemon runs there.
-    pub fn take(dir: &Path) -> anyhow::Result<Self> {
-        let path = dir.join("lock");
+    /// If another process holds it.
+    pub fn take(dir: &Path, name: &str) -> anyhow::Result<Self> {
+        let path = dir.join(name);
         let file = File::options()
             .create(true)
             .truncate(false)

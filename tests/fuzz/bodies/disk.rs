@@ -1,15 +1,15 @@
-//! What a disk gives back, garbled or not: facts, journal records, names of files.
+//! What a disk gives back, garbled or not: facts, journal records, names of files; and what roles tell each other.
 
 use diodesync::id::Channel;
-use diodesync::journal::{CheckedBlob, HeldBlock, Key, Progress, Record, SequenceFloor};
+use diodesync::journal::{CheckedBlob, HeldBlock, Key, Progress, Record};
 use diodesync::pack::fact;
 use diodesync::trust::TrustState;
 
 use super::choice;
 
-/// A fact, a journal record, a fact's content, or the name of a file of symbols.
+/// A fact, a journal record, a fact's content, the name of a file of symbols, or a message between roles.
 pub fn disk(data: &[u8]) {
-    let Some((kind, rest)) = choice(data, 4) else { return };
+    let Some((kind, rest)) = choice(data, 5) else { return };
     match kind {
         0 => {
             if let Ok(content) = fact::parse(rest) {
@@ -26,11 +26,12 @@ pub fn disk(data: &[u8]) {
                 let _ = state.expires_s();
             }
         }
-        _ => {
+        3 => {
             if let Ok(name) = std::str::from_utf8(rest) {
                 diode_receiver::fuzz::partial_name(name);
             }
         }
+        _ => drop(diode_receiver::fuzz::kinds_of_message(rest)),
     }
 }
 
@@ -42,7 +43,6 @@ fn journal(octets: &[u8]) {
         }
     }
     again::<HeldBlock>(octets);
-    again::<SequenceFloor>(octets);
     again::<Progress>(octets);
     again::<CheckedBlob>(octets);
     if let Some(id) = Key::block_of(octets) {

@@ -28,6 +28,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("image", release::image),
     ("zip", submitted::zip),
     ("submission", submitted::submission),
+    ("deb", submitted::deb),
     ("volume", carried::volume),
     ("ticket", carried::ticket),
     ("config", settings::config),

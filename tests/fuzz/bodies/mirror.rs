@@ -120,10 +120,10 @@ fn world() -> &'static World {
             artifacts.insert(name, kind);
         }
         let index = Index::parse(&making.index(artifacts).encode()).expect("an index");
-        let dir = std::env::temp_dir().join(format!("diodesync-fuzz-mirror-{}", std::process::id()));
+        // Named by its content, so that it is one folder for all runs.
+        let name = diodesync::id::Blake3::of(&making.octets).tag();
+        let dir = std::env::temp_dir().join(format!("diodesync-fuzz-mirror-{name}"));
         let router = diode_receiver::fuzz::mirror(&dir, &making.octets, PACK, index).expect("a site");
-        // The pack is open, and stays readable without its name.
-        std::fs::remove_dir_all(&dir).expect("the folder goes");
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         World { runtime, router, contents: making.contents }
     })

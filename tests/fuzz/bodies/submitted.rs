@@ -1,5 +1,9 @@
 //! What is handed to the sender.
 
+use diodesync::id::Sha256;
+use diodesync::limits::CONTROL_BYTES_MAX;
+use diodesync::release::package::{Control, stanza_bytes_max};
+
 use super::choice;
 
 /// A provider's zip.
@@ -23,4 +27,25 @@ pub fn submission(data: &[u8]) {
         }
         Err(error) => assert!(!error.is_empty()),
     }
+}
+
+/// A Debian package, or a control file that one may hold.
+pub fn deb(data: &[u8]) {
+    let Some((kind, rest)) = choice(data, 2) else { return };
+    let control = match kind {
+        0 => match diode_sender::fuzz::control_file(rest) {
+            Ok(control) => control,
+            Err(error) => return assert!(!error.is_empty()),
+        },
+        _ => rest.to_vec(),
+    };
+    assert!(kind == 1 || control.len() as u64 <= CONTROL_BYTES_MAX, "a bomb");
+    let Ok(control_read) = Control::parse(&control) else { return };
+    let mut stanza = Vec::new();
+    control_read.put_stanza("pool/x", u64::MAX, &Sha256([0xab; 32]), &mut stanza);
+    assert!(stanza.len() as u64 <= stanza_bytes_max(control.len() as u64));
+    // An index is read stanza by stanza: nothing in one begins another.
+    let text = std::str::from_utf8(&stanza).expect("what was read is text");
+    assert!(text.ends_with("\n\n") && !text.trim_end_matches('\n').contains("\n\n"), "{text:?}");
+    assert!(!text.contains('\r') && !text.contains('\0'), "{text:?}");
 }

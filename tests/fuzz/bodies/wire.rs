@@ -5,19 +5,19 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use diodesync::fec::Codec;
-use diodesync::id::{Blake3, Esi, LinkId, Sbn, SessionNo};
+use diodesync::id::{Blake3, Esi, LaneId, LinkId, Sbn, SessionNo};
 use diodesync::limits::DATAGRAM_BYTES_MAX;
-use diodesync::link::{LinkKey, Paired, PairingSecret, ReceiverKey, Sealer, SessionSecret};
+use diodesync::link::{LinkKey, Paired, PairingSecret, ReceiverKey, Sealer};
 use diodesync::recv::{Action, Assembled, Assembler, BlockKey, Collector, Intake, Intaken};
 use diodesync::wire::{
-    Beacon, ObjectId, Outer, SEALED_HEADER_BYTES, SIGNED_CONTEXT, SessionOffer, SymbolHeader, TAG_BYTES,
+    Beacon, ObjectId, Outer, SEALED_HEADER_BYTES, SessionOffer, SymbolHeader, TAG_BYTES, Version,
 };
 use ed25519_dalek::Signer;
 
 use super::{choice, golden, parts};
 
 /// The session of the golden vectors.
-const OFFER: &str = include_str!("../../vectors/session.hex");
+const OFFER: &str = include_str!("../../vectors/session-2.hex");
 const LINK_SEED: [u8; 32] = [1; 32];
 
 fn paired() -> Paired {
@@ -46,8 +46,8 @@ impl Ends {
             // One that a broken promise left behind is not used again.
             let mut ends = kept.take().unwrap_or_else(|| {
                 let now = Instant::now();
-                let (intake, secret, number) = joined(now);
-                Self { intake, sealer: Sealer::new(secret, number).expect("a session"), now, unopened: 0 }
+                let (intake, sealer) = joined(now);
+                Self { intake, sealer, now, unopened: 0 }
             });
             // Offers of sessions are looked at a number of times a second.
             ends.now += Duration::from_secs(1);
@@ -58,18 +58,21 @@ impl Ends {
 }
 
 /// A receiver that has accepted the golden session, and what the sender seals with.
-fn joined(now: Instant) -> (Intake, SessionSecret, SessionNo) {
+fn joined(now: Instant) -> (Intake, Sealer) {
     let mut offer = golden(OFFER);
-    let mut intake = Intake::new(paired(), None);
-    let secret = match Outer::parse(&mut offer.clone()) {
-        Ok(Outer::Session(offer)) => paired().accept(&offer, SessionNo(0)).expect("the golden session"),
+    let lane: LaneId = "lane0".parse().expect("a name");
+    let sealer = match Outer::parse(&mut offer.clone()) {
+        Ok(Outer::Session(offer)) => {
+            let secret = paired().accept(&offer, &lane, SessionNo(0)).expect("the golden session");
+            Sealer::new(secret, &offer.id).expect("a session")
+        }
         _ => panic!("the golden session is none"),
     };
+    let mut intake = Intake::new(lane, paired(), None);
     match intake.handle_datagram(now, &mut offer) {
         Ok(Intaken::NewSession(pending)) => {
-            let number = pending.number;
             intake.adopt(pending, 0);
-            (intake, secret, number)
+            (intake, sealer)
         }
         other => panic!("{other:?}"),
     }
@@ -80,7 +83,8 @@ pub fn datagram(data: &[u8]) {
     let Some((kind, rest)) = choice(data, 2) else { return };
     let mut octets = rest.to_vec();
     if kind == 1 {
-        let signed = [SIGNED_CONTEXT, rest].concat();
+        let version = rest.get(2).and_then(|number| Version::parse(*number).ok()).unwrap_or(Version::V2);
+        let signed = [version.signed_context(), rest].concat();
         octets.extend_from_slice(&ed25519_dalek::SigningKey::from_bytes(&LINK_SEED).sign(&signed).to_bytes());
     }
     Ends::with(|Ends { intake, now, .. }| refused(intake, *now, octets));
@@ -89,7 +93,7 @@ pub fn datagram(data: &[u8]) {
 fn refused(intake: &mut Intake, now: Instant, mut octets: Vec<u8>) {
     let before = intake.stats();
     if let Ok(Outer::Session(offer)) = Outer::parse(&mut octets.clone()) {
-        let again = SessionOffer::encode_unsigned(offer.link, offer.number, &offer.secrets);
+        let again = SessionOffer::encode_unsigned(&offer.id, &offer.secrets);
         assert_eq!([again.as_slice(), &offer.signature].concat(), octets, "one session has one encoding");
     }
     let is_golden = octets == golden(OFFER);

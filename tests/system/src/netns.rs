@@ -50,6 +50,22 @@ enum Batches {
     AsACard,
 }
 
+/// A pair of devices that joins the namespaces.
+#[derive(Debug, Clone, Copy)]
+pub struct Path {
+    device: &'static str,
+    family: Family,
+    low: (IpAddr, &'static str),
+    high: (IpAddr, &'static str),
+}
+
+impl Path {
+    /// The receiving end's address.
+    pub fn high_ip(&self) -> IpAddr {
+        self.high.0
+    }
+}
+
 /// Two namespaces and the path between them. Dropping it removes both; stop what runs in them first.
 #[derive(Debug)]
 pub struct Gap {
@@ -125,8 +141,7 @@ impl Gap {
             )?;
         }
         self.add_loss(loss)?;
-        self.connect(low, HIGH_MAC)?;
-        self.connect(high, LOW_MAC)?;
+        self.connect(&self.path())?;
         match batches {
             // Every datagram its own packet: the low side segments before the veth, the high side does not merge.
             Batches::Never => run("ip", &["-n", low, "link", "set", "dev", DEVICE, "gso_max_segs", "1"]),
@@ -182,18 +197,74 @@ impl Gap {
         in_namespace(&self.high, &["ethtool", "-K", DEVICE, "gro", word, "rx-udp-gro-forwarding", word])
     }
 
-    /// Address, permanent neighbour and loopback of one end.
-    fn connect(&self, namespace: &str, other: &str) -> Result<()> {
-        let is_low = namespace == self.low;
-        let (mine, theirs) =
-            if is_low { (self.low_ip(), self.high_ip()) } else { (self.high_ip(), self.low_ip()) };
+    /// The first path.
+    fn path(&self) -> Path {
+        Path {
+            device: DEVICE,
+            family: self.family,
+            low: (self.low_ip(), LOW_MAC),
+            high: (self.high_ip(), HIGH_MAC),
+        }
+    }
+
+    /// Adds a second path without loss, with addresses of either family.
+    pub fn add_path(&self, family: Family) -> Result<Path> {
+        let (low, high): (IpAddr, IpAddr) = match family {
+            Family::V4 => (Ipv4Addr::new(10, 147, 1, 1).into(), Ipv4Addr::new(10, 147, 1, 2).into()),
+            Family::V6 => {
+                let address = |n| Ipv6Addr::new(0xfd00, 0xd10d, 1, 0, 0, 0, 0, n).into();
+                (address(1), address(2))
+            }
+        };
+        let (low_mac, high_mac) = ("02:d1:0d:e0:01:01", "02:d1:0d:e0:01:02");
+        let path = Path { device: "diode2", family, low: (low, low_mac), high: (high, high_mac) };
+        run(
+            "ip",
+            &[
+                "link",
+                "add",
+                "name",
+                path.device,
+                "address",
+                low_mac,
+                "netns",
+                &self.low,
+                "type",
+                "veth",
+                "peer",
+                "name",
+                path.device,
+                "address",
+                high_mac,
+                "netns",
+                &self.high,
+            ],
+        )?;
+        self.connect(&path)?;
+        run("ip", &["-n", &self.low, "link", "set", "dev", path.device, "gso_max_segs", "1"])?;
+        Ok(path)
+    }
+
+    /// Takes the sending end of a path down, as when its cable is pulled and the carrier is gone.
+    pub fn take_down(&self, path: &Path) -> Result<()> {
+        run("ip", &["-n", &self.low, "link", "set", path.device, "down"])
+    }
+
+    /// Addresses, permanent neighbours and loopbacks of both ends.
+    pub fn connect(&self, path: &Path) -> Result<()> {
+        self.connect_end(&self.low, path, path.low.0, path.high)?;
+        self.connect_end(&self.high, path, path.high.0, path.low)
+    }
+
+    fn connect_end(&self, namespace: &str, path: &Path, mine: IpAddr, theirs: (IpAddr, &str)) -> Result<()> {
+        let (device, (theirs, other)) = (path.device, theirs);
         let setting = |name: &str, value: &str| {
-            let path = format!("/proc/sys/net/ipv6/conf/{DEVICE}/{name}");
+            let path = format!("/proc/sys/net/ipv6/conf/{device}/{name}");
             // A kernel without IPv6 has no such file and needs none.
             let script = format!("if [ -e {path} ]; then echo {value} > {path}; fi");
             in_namespace(namespace, &["sh", "-c", &script])
         };
-        let mine = match self.family {
+        let mine = match path.family {
             Family::V4 => {
                 setting("disable_ipv6", "1")?;
                 format!("{mine}/30")
@@ -205,14 +276,14 @@ impl Gap {
                 format!("{mine}/64")
             }
         };
-        let mut add = vec!["-n", namespace, "address", "add", mine.as_str(), "dev", DEVICE];
-        if self.family == Family::V6 {
+        let mut add = vec!["-n", namespace, "address", "replace", mine.as_str(), "dev", device];
+        if path.family == Family::V6 {
             add.push("nodad");
         }
         run("ip", &add)?;
         run("ip", &["-n", namespace, "link", "set", "lo", "up"])?;
         // Nobody ever has to ask who has an address.
-        run("ip", &["-n", namespace, "link", "set", DEVICE, "up", "arp", "off"])?;
+        run("ip", &["-n", namespace, "link", "set", device, "up", "arp", "off"])?;
         run(
             "ip",
             &[
@@ -224,7 +295,7 @@ impl Gap {
                 "lladdr",
                 other,
                 "dev",
-                DEVICE,
+                device,
                 "nud",
                 "permanent",
             ],

@@ -27,7 +27,7 @@ impl Nonces {
         let digest = hasher.finish();
         let (before, what) = match Outer::parse(&mut datagram.to_vec()) {
             Ok(Outer::Session(offer)) => {
-                (self.offers.insert(offer.number.0, digest), format!("session {}", offer.number))
+                (self.offers.insert(offer.id.number.0, digest), format!("session {}", offer.id.number))
             }
             Ok(Outer::Sealed(sealed)) => {
                 let key = (sealed.header.session_low, sealed.header.sequence);

@@ -9,9 +9,10 @@
 //! Whatever happens, dropping a [`Pair`] ends both daemons and removes the folder; when the test is panicking, it
 //! prints what they had to say first.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -108,8 +109,14 @@ pub struct Side {
     prefix: Vec<OsString>,
     wrapper: Vec<OsString>,
     own_group: bool,
-    child: Option<Child>,
+    /// What the daemon is split into; one process if there is none.
+    roles: Vec<&'static str>,
+    /// Its processes, by role.
+    children: BTreeMap<&'static str, Child>,
 }
+
+/// The roles of the receiver, as they are started.
+pub const ROLES: [&str; 3] = ["publish", "lane", "serve"];
 
 impl Side {
     /// A side that runs `program` and has its state in `dir`, its configuration at `dir/NAME.toml`.
@@ -124,8 +131,14 @@ impl Side {
             prefix,
             wrapper: Vec::new(),
             own_group,
-            child: None,
+            roles: vec![""],
+            children: BTreeMap::new(),
         }
+    }
+
+    /// Has the daemon run as one process for each role, from its next start on.
+    pub fn split(&mut self) {
+        self.roles = ROLES.to_vec();
     }
 
     /// The folder of keys and state.
@@ -217,9 +230,9 @@ impl Side {
         self.wrapper = words.iter().map(OsString::from).collect();
     }
 
-    /// The daemon's process, while it runs.
+    /// The daemon's process, while it runs: of a split one, that which answers commands.
     pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
+        self.roles.first().and_then(|role| self.children.get(role)).map(Child::id)
     }
 
     /// Starts the daemon and waits until it answers.
@@ -228,30 +241,41 @@ impl Side {
         self.wait_ready()
     }
 
-    /// Starts the daemon.
+    /// Starts the daemon, all of its processes.
     pub fn spawn(&mut self) -> Result<()> {
-        if self.child.is_some() {
-            bail!("{} runs already", self.program.display());
+        self.roles.clone().into_iter().try_for_each(|role| self.spawn_role(role))
+    }
+
+    /// Starts one role's process.
+    pub fn spawn_role(&mut self, role: &'static str) -> Result<()> {
+        if self.children.contains_key(role) {
+            bail!("{} {role} runs already", self.program.display());
         }
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut words = [self.prefix.clone(), self.wrapper.clone()].concat();
         words.push(self.program.clone().into());
         words.extend(["run".into(), "--config".into(), self.config.clone().into()]);
+        if !role.is_empty() {
+            words.extend(["--role".into(), role.into()]);
+        }
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         if self.own_group {
             command.process_group(0);
         }
-        self.child = Some(command.spawn().with_context(|| format!("cannot run {words:?}"))?);
+        self.children.insert(role, command.spawn().with_context(|| format!("cannot run {words:?}"))?);
         Ok(())
     }
 
-    /// Waits until the daemon answers `status`.
+    /// Waits until the daemon answers `status`, and all of its roles are there.
     pub fn wait_ready(&mut self) -> Result<()> {
         let start = Instant::now();
         loop {
             self.check_alive()?;
-            if self.run(&["status", "--json"])?.code == Some(0) {
+            let done = self.run(&["status", "--json"])?;
+            // The alarms that say that a role is not there.
+            let is_whole = !["\"lane-role\"", "\"serve-role\""].iter().any(|id| done.stdout.contains(id));
+            if done.code == Some(0) && is_whole {
                 return Ok(());
             }
             if start.elapsed() > START_MAX {
@@ -263,39 +287,72 @@ impl Side {
 
     /// Fails when the daemon should run and does not.
     pub fn check_alive(&mut self) -> Result<()> {
-        let Some(child) = &mut self.child else { return Ok(()) };
-        if let Some(status) = child.try_wait()? {
-            self.child = None;
-            bail!("{} ended by itself ({status}); it says:\n{}", self.program.display(), self.log());
+        for role in self.children.keys().copied().collect::<Vec<_>>() {
+            let Some(child) = self.children.get_mut(role) else { continue };
+            if let Some(status) = child.try_wait()? {
+                self.children.remove(role);
+                let _ = self.kill_9();
+                bail!(
+                    "{} {role} ended by itself ({status}); it says:\n{}",
+                    self.program.display(),
+                    self.log()
+                );
+            }
         }
         Ok(())
     }
 
     /// Whether the daemon was started and not stopped.
     pub fn is_started(&self) -> bool {
-        self.child.is_some()
+        !self.children.is_empty()
     }
 
     /// Ends the daemon as a power cut would.
     pub fn kill_9(&mut self) -> Result<()> {
-        let mut child = self.child.take().context("it does not run")?;
+        if self.children.is_empty() {
+            bail!("it does not run");
+        }
+        // All at once, then each is waited for.
+        self.children.values_mut().try_for_each(Child::kill)?;
+        while let Some((_, mut child)) = self.children.pop_first() {
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Ends one role as a power cut would.
+    pub fn kill_9_role(&mut self, role: &str) -> Result<()> {
+        let mut child = self.children.remove(role).context("it does not run")?;
         child.kill()?;
         child.wait()?;
         Ok(())
     }
 
-    /// Asks the daemon to end, and waits until it has. Its exit code.
+    /// Asks the daemon to end, and waits until it has. Its exit code; of a split one, the first that is not 0.
     pub fn stop(&mut self) -> Result<Option<i32>> {
-        let Some(mut child) = self.child.take() else { return Ok(None) };
-        kill_process(Pid::from_child(&child), Signal::TERM)?;
-        match wait_within(&mut child, START_MAX)? {
-            Some(code) => Ok(code),
-            None => {
-                child.kill()?;
-                child.wait()?;
-                bail!("{} did not end within {} s of SIGTERM", self.program.display(), START_MAX.as_secs())
+        let mut first = None;
+        for child in self.children.values() {
+            kill_process(Pid::from_child(child), Signal::TERM)?;
+        }
+        while let Some((role, mut child)) = self.children.pop_first() {
+            match wait_within(&mut child, START_MAX)? {
+                Some(code) => first = first.filter(|first| *first != Some(0)).or(Some(code)),
+                None => {
+                    child.kill()?;
+                    child.wait()?;
+                    let s = START_MAX.as_secs();
+                    bail!("{} {role} did not end within {s} s of SIGTERM", self.program.display())
+                }
             }
         }
+        Ok(first.flatten())
+    }
+
+    /// Whether a serve role that runs for itself has gone over to a release of `main`.
+    fn serves(&self, number: u64) -> bool {
+        !self.children.contains_key("serve")
+            || std::fs::read_to_string(self.dir.join("serving"))
+                .is_ok_and(|serving| serving.contains(&format!("[\"main\",{number}]")))
     }
 
     /// Prints the end of the daemon's log.
@@ -311,10 +368,7 @@ impl Side {
 
 impl Drop for Side {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        let _ = self.kill_9();
         if std::thread::panicking() {
             self.print_log();
         }
@@ -385,6 +439,8 @@ pub struct Pair {
     pub high: Side,
     /// What joins them.
     pub route: Route,
+    /// Further lanes.
+    pub more: Vec<Link>,
     /// Everything on disk.
     pub dir: Scratch,
     serve_port: u16,
@@ -414,8 +470,12 @@ impl Pair {
             Route::Gap(gap) => (prefix(gap.low()), prefix(gap.high()), 8443),
         };
         let low = Side::new(&bins.sender, dir.join("low"), "sender", low_prefix, setup.own_group);
-        let high = Side::new(&bins.receiver, dir.join("high"), "receiver", high_prefix, setup.own_group);
-        let pair = Self { low, high, route, dir, serve_port };
+        let mut high = Side::new(&bins.receiver, dir.join("high"), "receiver", high_prefix, setup.own_group);
+        // So that every test can be run with the receiver in three processes.
+        if std::env::var_os("DIODESYNC_ROLES").is_some_and(|value| value == "3") {
+            high.split();
+        }
+        let pair = Self { low, high, route, more: Vec::new(), dir, serve_port };
         pair.introduce()?;
         pair.configure(setup, to, listen)?;
         Ok(pair)
@@ -443,6 +503,31 @@ impl Pair {
         low("burst", setup.burst.clone().into())?;
         self.high.set(&["lane", "listen"], listen.to_string())?;
         self.high.set(&["serve", "listen"], format!("127.0.0.1:{}", self.serve_port))
+    }
+
+    /// Adds a lane over another userspace link to this loopback address. The daemons take it at their next start.
+    pub fn add_link(&mut self, name: &str, host: IpAddr, weather: Weather) -> Result<()> {
+        let listen = SocketAddr::new(host, free_port()?);
+        let link = Link::open(listen, weather)?;
+        self.add_lane(name, link.entry(), listen)?;
+        self.more.push(link);
+        Ok(())
+    }
+
+    /// Adds a lane like the first, to other addresses. The daemons take it at their next start.
+    pub fn add_lane(&self, name: &str, to: SocketAddr, listen: SocketAddr) -> Result<()> {
+        for (side, key, address) in [(&self.low, "to", to), (&self.high, "listen", listen)] {
+            let what = || format!("cannot add a lane in {}", side.config.display());
+            let text = std::fs::read_to_string(&side.config).with_context(what)?;
+            let mut root: toml::Table = text.parse().with_context(what)?;
+            let lanes = root.get_mut("lane").and_then(toml::Value::as_array_mut).with_context(what)?;
+            let mut lane = lanes.first().and_then(toml::Value::as_table).cloned().with_context(what)?;
+            lane.insert("name".to_owned(), name.into());
+            lane.insert(key.to_owned(), address.to_string().into());
+            lanes.push(lane.into());
+            std::fs::write(&side.config, toml::to_string(&root)?).with_context(what)?;
+        }
+        Ok(())
     }
 
     /// Starts the receiver, then the sender.
@@ -524,7 +609,8 @@ impl Pair {
                     release.reason.as_deref().unwrap_or("no reason given")
                 );
             }
-            let is_published = status.channel("main").and_then(|channel| channel.published) == Some(number);
+            let is_published = status.channel("main").and_then(|channel| channel.published) == Some(number)
+                && self.high.serves(number);
             last = Some(status.clone());
             Ok(is_published.then_some(status))
         });

@@ -44,6 +44,8 @@ pub struct SenderLane {
     pub to: String,
     /// The session's number.
     pub session: Option<u64>,
+    /// Whether a rate window holds data back.
+    pub is_paused: bool,
     /// The present rate.
     pub rate_bits_per_s: f64,
     /// Since the daemon started.
@@ -98,6 +100,8 @@ pub struct ReceiverStatus {
     pub side: String,
     /// One for each lane of the configuration.
     pub lanes: Vec<ReceiverLane>,
+    /// What became of their symbols.
+    pub decoding: Decoding,
     /// One for each channel that was ever heard of.
     pub channels: Vec<ReceiverChannel>,
     /// The disk.
@@ -121,12 +125,21 @@ pub struct ReceiverLane {
     pub lost: u64,
     /// Datagrams that were not authentic.
     pub rejected: u64,
-    /// Authentic datagrams that had come before.
+    /// The wire version of the session.
+    pub wire_version: Option<u8>,
+    /// Datagrams that the kernel dropped because nobody read them in time.
+    pub kernel_drops: u64,
+}
+
+/// What became of the symbols of all lanes.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Decoding {
+    /// Symbols that had come before, or were not needed.
     pub duplicates: u64,
     /// Source symbols that repair symbols gave back.
     pub repaired: u64,
-    /// Datagrams that the kernel dropped because nobody read them in time.
-    pub kernel_drops: u64,
+    /// Blocks that were complete.
+    pub blocks: u64,
 }
 
 /// One channel of the receiver.
@@ -235,8 +248,8 @@ mod tests {
     fn the_documented_json_is_read() {
         let sender: SenderStatus = serde_json::from_str(
             r#"{"side":"sender",
-                "lanes":[{"name":"main","to":"127.0.0.1:7400","session":1764000000000,"rate_bits_per_s":1000000000,
-                          "sent_datagrams":7,"sent_bytes":9000}],
+                "lanes":[{"name":"main","to":"127.0.0.1:7400","session":1764000000000,"is_paused":false,
+                          "rate_bits_per_s":1000000000,"sent_datagrams":7,"sent_bytes":9000}],
                 "channels":[{"channel":"main","newest":2,"state":"waiting","round":1,"rounds":2,"sent_blocks":3,
                              "total_blocks":3,"sent_bytes":3145728,"total_bytes":3145728,"staged":0},
                             {"channel":"idle","newest":null,"state":"idle","round":0,"rounds":2,"sent_blocks":0,
@@ -250,8 +263,9 @@ mod tests {
         assert_eq!((sender.staged(), sender.sent_bytes()), (4, 9000));
         let receiver: ReceiverStatus = serde_json::from_str(
             r#"{"side":"receiver",
-                "lanes":[{"name":"main","listen":"0.0.0.0:7400","session":null,"received":0,"lost":0,"rejected":0,
-                          "duplicates":0,"repaired":0,"kernel_drops":0}],
+                "lanes":[{"name":"main","listen":"0.0.0.0:7400","session":null,"wire_version":2,"received":0,"lost":0,
+                          "rejected":0,"kernel_drops":0}],
+                "decoding":{"duplicates":0,"repaired":0,"blocks":0},
                 "channels":[{"channel":"main","published":null,"releases":[
                     {"number":1,"state":"refused","blocks_needed":1,"blocks_held":1,"bytes_needed":5,"bytes_held":5,
                      "reason":"why"}]}],

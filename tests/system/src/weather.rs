@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -168,8 +168,8 @@ pub struct Link {
 impl Link {
     /// Opens a link towards `to`. Send to [`Link::entry`].
     pub fn open(to: SocketAddr, weather: Weather) -> Result<Self> {
-        let (inlet, entry) = socket().context("cannot open the link's entry")?;
-        let (outlet, _) = socket().context("cannot open the link's exit")?;
+        let (inlet, entry) = socket(to.is_ipv6()).context("cannot open the link's entry")?;
+        let (outlet, _) = socket(to.is_ipv6()).context("cannot open the link's exit")?;
         let shared = Arc::new(Shared::default());
         let back = outlet.try_clone().context("cannot watch the link's exit")?;
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
@@ -240,14 +240,18 @@ impl Drop for Link {
 }
 
 /// A loopback socket with buffers as large as the kernel grants.
-fn socket() -> Result<(UdpSocket, SocketAddr)> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+fn socket(is_ipv6: bool) -> Result<(UdpSocket, SocketAddr)> {
+    let (domain, host): (_, IpAddr) = match is_ipv6 {
+        true => (Domain::IPV6, Ipv6Addr::LOCALHOST.into()),
+        false => (Domain::IPV4, Ipv4Addr::LOCALHOST.into()),
+    };
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     // Past the limit with privileges, up to it without.
     if rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BYTES).is_err() {
         let _ = socket.set_recv_buffer_size(SOCKET_BYTES);
     }
     let _ = socket.set_send_buffer_size(SOCKET_BYTES);
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    socket.bind(&SocketAddr::from((host, 0)).into())?;
     let socket = UdpSocket::from(socket);
     socket.set_read_timeout(Some(POLL))?;
     let address = socket.local_addr()?;

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use diodesync::journal::SledJournal;
 
 use super::*;
+use crate::handover::Judge;
 use crate::serve::testing::{Release, TempDir};
 
 /// A blob that was found right in one place says nothing of another place that an index gives it.

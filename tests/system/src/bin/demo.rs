@@ -428,7 +428,7 @@ fn summarise(
         "   the receiver missed                {} (its own socket dropped {})",
         lane.lost, lane.kernel_drops
     );
-    println!("   repaired from parity               {}", lane.repaired);
+    println!("   repaired from parity               {}", high.decoding.repaired);
     println!("   rejected as not authentic          {}", lane.rejected);
     println!("   sent back by the receiving side    {}", counts.back);
     if counts.back > 0 {

@@ -297,7 +297,7 @@ impl Stand {
             lost_packets: if weather.loss > 0.0 { gap.lost()? } else { 0 },
             burst_bytes: if weather.burst_bytes > 0 { gap.lost_in_burst()? } else { 0 },
             kernel_drops: lane.kernel_drops - lane_before.kernel_drops,
-            repaired: lane.repaired - lane_before.repaired,
+            repaired: high_after.decoding.repaired - high_before.decoding.repaired,
             low: low_cost,
             high: high_cost,
             besides,

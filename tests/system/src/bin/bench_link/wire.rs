@@ -42,7 +42,7 @@ pub fn one_file(stand: &mut Stand, bytes: u64) -> Result<Wire> {
     let seed = seed.try_into().ok().context("the receiver's key has not 32 octets")?;
     let pairing = std::fs::read(stand.pair().low.dir().join("pairing.json"))?;
     let (paired, _) = Pairing::open(&pairing, ReceiverKey::from_seed(&seed))?;
-    let mut intake = Intake::new(paired, None);
+    let mut intake = Intake::new("lane0".parse()?, paired, None);
 
     let to: SocketAddr = stand.low_address()?;
     let socket = stand.gap()?.in_high(|| Ok(UdpSocket::bind(to)?))?;

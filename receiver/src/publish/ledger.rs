@@ -21,6 +21,8 @@ use diodesync::limits::{BLOCK_BYTES, UNCLAIMED_BYTES_MAX};
 use diodesync::pack::{PackError, PackStore, fact};
 use diodesync::release::index::NeededBlock;
 
+use crate::handover::{Claim, Judge, Order};
+
 /// Commits between two attempts to open a journal that failed.
 const REVIVE_COMMITS: u32 = 10;
 /// Rows of one change of the journal.
@@ -81,19 +83,6 @@ struct Trouble {
     count: u64,
     last: Instant,
     logged: Instant,
-}
-
-/// Whether a block that was decoded may be written. Who may says [`Ledger::written`] or [`Ledger::gave_up`] afterwards.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Claim {
-    /// An accepted index names it.
-    Wanted(HeldBlock),
-    /// No index names it yet.
-    Unknown,
-    /// Not now: no index names it and too much of the kind is there already, or its pack is being worked on.
-    NoRoom,
-    /// The file system is full, but for what is kept back.
-    NoSpace(String),
 }
 
 impl State {
@@ -171,9 +160,12 @@ impl Ledger {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All blocks that are there.
-    pub fn held_blocks(&self) -> Vec<BlockId> {
-        self.state().held.keys().copied().collect()
+    /// What lanes that join are told: the blocks that are there, and those that are wanted and are not.
+    pub fn orders(&self) -> [Order; 2] {
+        let state = self.state();
+        let held = state.held.keys().copied().collect();
+        let lacking = state.wanted.keys().filter(|id| !state.held.contains_key(id)).copied().collect();
+        [Order::Done(held), Order::Missing(lacking)]
     }
 
     /// Whether a block is there with this content.
@@ -181,72 +173,15 @@ impl Ledger {
         self.state().held.get(&block.id) == Some(&HeldBlock { hash: block.hash, bytes: block.bytes })
     }
 
+    /// Whether an index names this block with another content.
+    pub fn wants_another(&self, block: &NeededBlock) -> bool {
+        let this = HeldBlock { hash: block.hash, bytes: block.bytes };
+        self.state().wanted.get(&block.id).is_some_and(|wanted| *wanted != this)
+    }
+
     /// Octets that are there and that nothing wants.
     pub fn unclaimed_bytes(&self) -> u64 {
         self.state().unclaimed_bytes
-    }
-
-    /// Whether a decoded block may be written.
-    pub fn claim(&self, id: &BlockId) -> Claim {
-        if let Err(error) = self.packs.admit("blocks that arrive", BLOCK_BYTES as u64) {
-            return Claim::NoSpace(error.to_string());
-        }
-        let mut state = self.state();
-        if state.barred.contains(&id.pack) {
-            return Claim::NoRoom;
-        }
-        let claim = match state.wanted.get(id) {
-            Some(wanted) => Claim::Wanted(*wanted),
-            None if state.unclaimed_bytes < UNCLAIMED_BYTES_MAX => Claim::Unknown,
-            None => return Claim::NoRoom,
-        };
-        // Two lanes may have decoded it at once.
-        if state.writing.insert(*id) { claim } else { Claim::NoRoom }
-    }
-
-    /// Records that a block was written.
-    pub fn written(&self, id: BlockId, hash: Blake3, bytes: u32) {
-        let mut state = self.state();
-        let held = HeldBlock { hash, bytes };
-        state.writing.remove(&id);
-        if let Some(before) = state.held.insert(id, held) {
-            state.claimed(&id, &before);
-        }
-        if !state.wanted.contains_key(&id) {
-            state.unclaim(id, &held, Unclaimed::New);
-        }
-        state.unjournalled.remove(&id);
-        state.pending.insert(id);
-        self.packs.absolve(&id);
-        state.is_damaged_stale |= state.damaged.contains(&id);
-        drop(state);
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// Records that a block that was claimed is not written.
-    pub fn gave_up(&self, id: &BlockId) {
-        self.state().writing.remove(id);
-    }
-
-    /// Notes why blocks cannot be written; one line in the log for many of them.
-    pub fn note_trouble(&self, text: String) {
-        let now = Instant::now();
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        let (count, logged) = match &*trouble {
-            Some(before) if now.duration_since(before.logged) < TROUBLE_LOGGED => {
-                (before.count + 1, before.logged)
-            }
-            before => {
-                let count = before.as_ref().map_or(1, |before| before.count + 1);
-                tracing::error!(
-                    why = text,
-                    blocks = count,
-                    "blocks came and cannot be written; they must come again"
-                );
-                (count, now)
-            }
-        };
-        *trouble = Some(Trouble { text, count, last: now, logged });
     }
 
     /// Why blocks could not be written lately.
@@ -411,6 +346,67 @@ impl Ledger {
             }
             Err(error) => tracing::debug!(%error, "the journal stays closed"),
         }
+    }
+}
+
+impl Judge for Ledger {
+    fn claim(&self, id: &BlockId) -> Claim {
+        if let Err(error) = self.packs.admit("blocks that arrive", BLOCK_BYTES as u64) {
+            return Claim::NoSpace(error.to_string());
+        }
+        let mut state = self.state();
+        if state.barred.contains(&id.pack) {
+            return Claim::NoRoom;
+        }
+        let claim = match state.wanted.get(id) {
+            Some(wanted) => Claim::Wanted(*wanted),
+            None if state.unclaimed_bytes < UNCLAIMED_BYTES_MAX => Claim::Unknown,
+            None => return Claim::NoRoom,
+        };
+        // Two lanes may have decoded it at once.
+        if state.writing.insert(*id) { claim } else { Claim::NoRoom }
+    }
+
+    fn written(&self, id: BlockId, hash: Blake3, bytes: u32) {
+        let mut state = self.state();
+        let held = HeldBlock { hash, bytes };
+        state.writing.remove(&id);
+        if let Some(before) = state.held.insert(id, held) {
+            state.claimed(&id, &before);
+        }
+        if !state.wanted.contains_key(&id) {
+            state.unclaim(id, &held, Unclaimed::New);
+        }
+        state.unjournalled.remove(&id);
+        state.pending.insert(id);
+        self.packs.absolve(&id);
+        state.is_damaged_stale |= state.damaged.contains(&id);
+        drop(state);
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn gave_up(&self, id: &BlockId) {
+        self.state().writing.remove(id);
+    }
+
+    fn note_trouble(&self, text: String) {
+        let now = Instant::now();
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let (count, logged) = match &*trouble {
+            Some(before) if now.duration_since(before.logged) < TROUBLE_LOGGED => {
+                (before.count + 1, before.logged)
+            }
+            before => {
+                let count = before.as_ref().map_or(1, |before| before.count + 1);
+                tracing::error!(
+                    why = text,
+                    blocks = count,
+                    "blocks came and cannot be written; they must come again"
+                );
+                (count, now)
+            }
+        };
+        *trouble = Some(Trouble { text, count, last: now, logged });
     }
 }
 

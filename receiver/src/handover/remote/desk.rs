@@ -1,0 +1,201 @@
+//! The publisher's end.
+
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+
+use anyhow::Context;
+use diodesync::release::index::NeededBlock;
+use diodesync::wire::Beacon;
+
+use super::{ANSWER_MAX, Answer, Ask, BLOCKS_MAX, Command, INTERVAL, JUDGEMENT, NEWS, News, receive, send};
+use crate::handover::{Claim, Judge, Notice, Order, Orders};
+use crate::lane::LanesShared;
+
+/// What the publisher answers with.
+pub struct Desk {
+    /// Judges blocks.
+    pub judge: Arc<dyn Judge>,
+    /// Notices for the publisher.
+    pub notices: Sender<Notice>,
+    /// Where its orders go.
+    pub orders: Orders,
+    /// What a lane that joins is told first, the link keys last.
+    pub first: Box<dyn Fn() -> Vec<Order> + Send + Sync>,
+    /// What the lanes have seen.
+    pub lanes: Arc<LanesShared>,
+    /// How many processes that run lanes are there.
+    pub joined: Arc<AtomicUsize>,
+}
+
+impl std::fmt::Debug for Desk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Desk({} joined)", self.joined.load(Ordering::Relaxed))
+    }
+}
+
+/// Listens for lanes, on threads that live as long as the process.
+pub fn listen(dir: &Path, desk: Desk) -> anyhow::Result<()> {
+    let path = super::socket(dir);
+    // The role's lock is held, so a socket that is there was left by a process that was killed.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove the old socket {}", path.display()));
+        }
+        _ => {}
+    }
+    let listener =
+        UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660))?;
+    let desk = Arc::new(desk);
+    let accept = move || {
+        for stream in listener.incoming() {
+            let desk = desk.clone();
+            let begun = stream.and_then(|stream| {
+                let thread = std::thread::Builder::new().name("lane desk".to_owned());
+                thread.spawn(move || attend(&desk, stream)).map(drop)
+            });
+            if let Err(error) = begun {
+                tracing::warn!(%error, "a lane cannot join; it tries again");
+                std::thread::sleep(INTERVAL);
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("lane desk".to_owned())
+        .spawn(accept)
+        .context("cannot start a thread")?;
+    Ok(())
+}
+
+fn attend(desk: &Desk, mut stream: UnixStream) {
+    let mut kind = [0];
+    let ended = stream.read_exact(&mut kind).and_then(|()| match kind {
+        [JUDGEMENT] => judge(desk, stream),
+        [NEWS] => take_news(desk, stream),
+        _ => Err(io::Error::other("it does not say what it is for")),
+    });
+    match ended {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+        Err(error) => tracing::warn!(%error, "a lane's connection ended"),
+        Ok(()) => {}
+    }
+}
+
+fn judge(desk: &Desk, mut stream: UnixStream) -> io::Result<()> {
+    let mut claimed = Vec::new();
+    let ended = loop {
+        let ask = match receive(&mut stream) {
+            Ok(ask) => ask,
+            Err(error) => break Err(error),
+        };
+        let answer = match ask {
+            Ask::Claim(id) => {
+                let claim = desk.judge.claim(&id);
+                if matches!(claim, Claim::Wanted(_) | Claim::Unknown) {
+                    claimed.push(id);
+                }
+                Answer::Claim(claim)
+            }
+            Ask::Written(id, hash, bytes) => {
+                claimed.retain(|claimed| *claimed != id);
+                desk.judge.written(id, hash, bytes);
+                Answer::Noted
+            }
+            Ask::GaveUp(id) => {
+                claimed.retain(|claimed| *claimed != id);
+                desk.judge.gave_up(&id);
+                Answer::Noted
+            }
+            Ask::Trouble(text) => {
+                desk.judge.note_trouble(text);
+                Answer::Noted
+            }
+        };
+        if let Err(error) = send(&mut stream, &answer) {
+            break Err(error);
+        }
+    };
+    // The lane is gone. What it was writing may be half written, and is not held.
+    claimed.iter().for_each(|id| desk.judge.gave_up(id));
+    ended
+}
+
+fn take_news(desk: &Desk, mut stream: UnixStream) -> io::Result<()> {
+    let (to_lane, orders) = channel();
+    let is_gone = Arc::new(AtomicBool::new(false));
+    let mut out = stream.try_clone()?;
+    out.set_write_timeout(Some(ANSWER_MAX))?;
+    let gone = is_gone.clone();
+    let thread = std::thread::Builder::new().name("lane orders".to_owned());
+    let writer = thread.spawn(move || {
+        if let Err(error) = pass_orders(&mut out, &orders, &gone) {
+            tracing::debug!(%error, "a lane takes no orders");
+            // It joins again, and is told everything anew.
+            let _ = out.shutdown(std::net::Shutdown::Both);
+        }
+    })?;
+    tracing::info!("the lane role has joined");
+    desk.joined.fetch_add(1, Ordering::Relaxed);
+    desk.orders.join(to_lane, || (desk.first)());
+    let ended = loop {
+        match receive(&mut stream) {
+            Ok(News::Seen(view)) => desk.lanes.set_view(view),
+            Ok(news) => {
+                let notice = match to_notice(news) {
+                    Ok(notice) => notice,
+                    Err(error) => break Err(error),
+                };
+                if desk.notices.send(notice).is_err() {
+                    break Ok(());
+                }
+            }
+            Err(error) => break Err(error),
+        }
+    };
+    is_gone.store(true, Ordering::Relaxed);
+    let _ = writer.join();
+    if desk.joined.fetch_sub(1, Ordering::Relaxed) == 1 {
+        tracing::warn!("the lane role is gone");
+    }
+    ended
+}
+
+fn to_notice(news: News) -> io::Result<Notice> {
+    Ok(match news {
+        News::Held(blocks) => Notice::Held(blocks),
+        News::Unjudged(blocks) => {
+            let needed = blocks.into_iter().map(|(id, hash, bytes)| NeededBlock { id, bytes, hash });
+            Notice::Unjudged(needed.collect())
+        }
+        News::Beacon(octets) => Notice::Beacon(Box::new(Beacon::parse(&octets).map_err(io::Error::other)?)),
+        News::Object | News::Seen(_) => Notice::Object,
+    })
+}
+
+fn pass_orders(out: &mut UnixStream, orders: &Receiver<Order>, is_gone: &AtomicBool) -> io::Result<()> {
+    while !is_gone.load(Ordering::Relaxed) {
+        match orders.recv_timeout(INTERVAL) {
+            Ok(Order::Done(blocks)) => {
+                for blocks in blocks.chunks(BLOCKS_MAX) {
+                    send(out, &Command::Done(blocks.to_vec()))?;
+                }
+            }
+            Ok(Order::Missing(blocks)) => {
+                for blocks in blocks.chunks(BLOCKS_MAX) {
+                    send(out, &Command::Missing(blocks.to_vec()))?;
+                }
+            }
+            Ok(Order::Senders(keys)) => {
+                send(out, &Command::Senders(keys.iter().map(|key| key.to_bytes()).collect()))?;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+    }
+    Ok(())
+}
