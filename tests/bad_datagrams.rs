@@ -134,15 +134,24 @@ fn with_any_one_bit_flipped() {
 fn of_another_version() {
     let now = start();
     let (mut intake, mut sealer, offered) = joined(now, SESSION);
-    for version in [0, 2, 255] {
+    for version in [0, 3, 255] {
         for mut octets in [seal(&mut sealer, &beacon_octets()), offered.clone()] {
             octets[2] = version;
             let error = intake.handle_datagram(now, &mut octets).unwrap_err();
             assert_eq!(error, Reject::Wire(WireError::Version { found: version }));
             let text = error.to_string();
-            assert!(text.contains(&format!("version {version}")) && text.contains("version 1"), "{text}");
+            assert!(
+                text.contains(&format!("version {version}")) && text.contains("versions 1 and 2"),
+                "{text}"
+            );
         }
     }
+    // One that is read, and that the datagram is not of.
+    for mut octets in [seal(&mut sealer, &beacon_octets()), offered] {
+        octets[2] = 1;
+        assert!(is_refused(&mut intake, now, &octets));
+    }
+    still_works(&mut intake, &mut sealer, now);
 }
 
 /// A SYMBOL's fields, any value in each.

@@ -424,6 +424,47 @@ fn providers() {
     assert!(Index::parse(&with(&|lie| lie.flag = 0)).is_ok());
 }
 
+/// A package of two blobs, in an index of version 2.
+fn package(names: [&str; 5], blobs: [u64; 2]) -> Vec<u8> {
+    let mut out = vec![4];
+    names.iter().for_each(|name| put_run(&mut out, name.as_bytes()));
+    blobs.iter().for_each(|blob| put_varint(&mut out, *blob));
+    Raw::with(|raw| {
+        raw.head[4] = 2;
+        raw.artifacts.push(out);
+    })
+}
+
+#[test]
+fn packages() {
+    const NAMES: [&str; 5] = ["bookworm", "main", "coder", "1:2.13.1-1", "amd64"];
+    assert!(Index::parse(&package(NAMES, [1, 2])).is_ok());
+    let long = "a".repeat(129);
+    for (at, what, lies) in [
+        (0, "a-suite-that-is-none", ["", "/", "a//b", "../x", "a/", "ä", "a b"]),
+        (1, "a-component-that-is-none", ["", "a/b", "..", "-a", "a b", "ä", "\n"]),
+        (2, "a-package-that-is-none", ["", "a", "Coder", "../x", "a/b", "a b", "a\nb"]),
+        (3, "a-version-that-is-none", ["", "v1", "1/2", "1:", "1-", "x:1", "1 2"]),
+        (4, "an-architecture-that-is-none", ["", "source", "any", "Amd64", "../x", "a b", "4"]),
+    ] {
+        for lie in lies {
+            let mut names = NAMES;
+            names[at] = lie;
+            refused(what, "is refused", &package(names, [1, 2]));
+        }
+        let mut names = NAMES;
+        names[at] = &long;
+        let error = Index::parse(&package(names, [1, 2])).unwrap_err().to_string();
+        assert!(error.contains("128"), "{what}: {error}");
+    }
+    refused("a-deb-that-is-not-listed", "not listed", &package(NAMES, [3, 2]));
+    refused("a-control-file-that-is-not-listed", "not listed", &package(NAMES, [1, 300]));
+    // Only version 2 has packages.
+    let mut old = package(NAMES, [1, 2]);
+    old[4] = 1;
+    assert!(Index::parse(&old).is_err());
+}
+
 /// An image of one manifest and two blobs, in an index of version 2; the counts are of manifests and blobs.
 fn image(
     names: [&str; 3],

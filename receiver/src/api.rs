@@ -9,11 +9,12 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use diodesync::id::{BlockId, Channel, LinkId};
+use diodesync::id::{BlockId, Channel};
 use diodesync::journal::SledJournal;
+use diodesync::link::Paired;
 use diodesync::pack::{Disk, PackError, PackStore};
 use diodesync::quantity::Span;
-use diodesync_control::{ApiError, VerifyJob, VerifyState, clock_ms};
+use diodesync_control::{ApiError, VerifyJob, VerifyState, clock_ms, clock_s};
 
 use crate::config::Config;
 use crate::handover::Notice;
@@ -24,6 +25,7 @@ use crate::serve::{Serving, SiteHandle, TlsStatus};
 use crate::status::{
     Alarm, ChannelStatus, DecodingStatus, LaneStatus, Missing, MissingRelease, ReleaseStatus, Status, ranges,
 };
+use crate::ticket;
 use crate::verify::verify;
 
 /// Silence after which there is an alarm: sessions come every 250 ms and beacons every second.
@@ -38,8 +40,8 @@ const EXPIRY_S: u64 = 2 * 86_400;
 pub struct Daemon {
     /// `receiver.toml`.
     pub config: Config,
-    /// The link.
-    pub link: LinkId,
+    /// What this receiver was paired with.
+    pub paired: Paired,
     /// The lanes.
     pub lanes: Arc<LanesShared>,
     /// How the other roles are.
@@ -76,6 +78,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/missing", get(missing))
+        .route("/v1/ticket", get(ticket))
         .merge(import::router())
         .route("/v1/verify", get(verify_state).post(start_verify))
         .route("/v1/acknowledge-clock", post(acknowledge_clock))
@@ -88,6 +91,15 @@ async fn status(State(daemon): State<Arc<Daemon>>) -> Json<Status> {
 
 async fn missing(State(daemon): State<Arc<Daemon>>) -> Json<Missing> {
     Json(daemon.missing())
+}
+
+/// The ticket for what is lacking; none if nothing is.
+async fn ticket(State(daemon): State<Arc<Daemon>>) -> Result<Json<Option<String>>, ApiError> {
+    let work = tokio::task::spawn_blocking(move || {
+        let (site, publish) = (daemon.site.load(), daemon.publish.view());
+        ticket::make(&daemon.config.dir, &daemon.paired, &site, &publish, clock_s())
+    });
+    Ok(Json(work.await.map_err(|error| ApiError::refused(format!("the ticket crashed: {error}")))??))
 }
 
 async fn verify_state(State(daemon): State<Arc<Daemon>>) -> Json<VerifyState> {
@@ -129,7 +141,7 @@ impl Daemon {
         Status {
             side: "receiver".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            link: self.link,
+            link: self.paired.link,
             clock_ms,
             skew_ms,
             trust_expires_s: publish.trust_expires_s,
@@ -238,23 +250,14 @@ impl Daemon {
             block_count: damaged.lacking.blocks.len(),
             artifacts: damaged.lacking.artifacts.clone(),
         }));
-        // A release whose rounds are over and of which not even the index came.
-        for channel in publish.beacon.iter().flat_map(|(beacon, _)| &beacon.channels) {
-            let arriving = publish.arrivals.iter().filter(|arrival| arrival.channel == channel.channel);
-            let seen = arriving.map(|arrival| arrival.number).max();
-            let seen = seen.max(publish.published.get(&channel.channel).copied());
-            let is_over = channel.rounds > 0 && channel.rounds_done >= channel.rounds;
-            if is_over && seen.is_none_or(|seen| seen < channel.newest) {
-                releases.push(MissingRelease {
-                    channel: channel.channel.clone(),
-                    number: channel.newest,
-                    index: true,
-                    blocks: Vec::new(),
-                    block_count: 0,
-                    artifacts: Vec::new(),
-                });
-            }
-        }
+        releases.extend(publish.never_came().into_iter().map(|(channel, number)| MissingRelease {
+            channel,
+            number,
+            index: true,
+            blocks: Vec::new(),
+            block_count: 0,
+            artifacts: Vec::new(),
+        }));
         Missing { releases }
     }
 

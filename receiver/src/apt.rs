@@ -13,28 +13,22 @@
 //!
 //! Formats: <https://wiki.debian.org/DebianRepository/Format>.
 
+mod signer;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Cursor;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
 use bytes::Bytes;
 use diodesync::id::Sha256;
 use diodesync::limits::CONTROL_BYTES_MAX;
-use diodesync::pack::{Blobs, PackStore, fact};
+use diodesync::pack::{Blobs, PackStore};
 use diodesync::release::package::Control;
 use diodesync::release::{ArtifactKind, ArtifactName, Index, Suite};
 use jiff::Timestamp;
-use pgp::composed::{
-    ArmorOptions, CleartextSignedMessage, Deserializable, DetachedSignature, KeyType, SecretKeyParamsBuilder,
-    SignedPublicKey, SignedSecretKey,
-};
-use pgp::crypto::hash::HashAlgorithm;
-use pgp::types::Password;
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
+
+pub use signer::Signer;
 
 /// Days after which a client takes the archive for stale.
 pub const VALID_DAYS: u64 = 14;
@@ -44,17 +38,6 @@ pub const RENEW_S: u64 = 86_400;
 pub const BY_HASH_KEPT_S: u64 = 2 * 86_400;
 /// Octets of replaced indexes that are kept; the oldest go first.
 const BY_HASH_KEPT_BYTES: usize = 64 << 20;
-
-/// The site's key for its archive.
-pub struct Signer {
-    key: SignedSecretKey,
-}
-
-impl std::fmt::Debug for Signer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Signer(…)")
-    }
-}
 
 /// Text that a request is answered with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,62 +71,6 @@ pub struct Archive {
 }
 
 impl Signer {
-    /// A fresh key.
-    pub fn generate(host: &str) -> anyhow::Result<Self> {
-        let mut parameters = SecretKeyParamsBuilder::default();
-        parameters
-            .key_type(KeyType::Ed25519Legacy)
-            .can_certify(true)
-            .can_sign(true)
-            .primary_user_id(format!("Diodesync archive {host}"));
-        let key =
-            parameters.build().context("an OpenPGP key cannot be made")?.generate(StdRng::from_entropy());
-        Ok(Self { key: key.context("an OpenPGP key cannot be made")? })
-    }
-
-    /// The key of the configuration, or the receiver's own, which is made when it is needed first.
-    pub fn open(dir: &Path, configured: Option<&Path>, host: &str) -> anyhow::Result<Self> {
-        let own = dir.join("keys/apt.key");
-        if configured.is_none() && !own.exists() {
-            let signer = Self::generate(host)?;
-            let armored = signer.key.to_armored_string(ArmorOptions::default())?;
-            fact::write_atomic(&own, 0o600, &[armored.as_bytes()])?;
-            return Ok(signer);
-        }
-        let path = configured.unwrap_or(&own);
-        let what =
-            || format!("{} is not an ASCII-armored OpenPGP secret key without a passphrase", path.display());
-        fact::check_private(path)?;
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let (key, _) = SignedSecretKey::from_string(&text).with_context(what)?;
-        let signer = Self { key };
-        // A key that cannot sign is found at the start.
-        signer.clearsign("\n").with_context(what)?;
-        Ok(signer)
-    }
-
-    fn clearsign(&self, text: &str) -> anyhow::Result<String> {
-        let signed = CleartextSignedMessage::sign(
-            StdRng::from_entropy(),
-            text,
-            &self.key.primary_key,
-            &Password::empty(),
-        )?;
-        Ok(signed.to_armored_string(ArmorOptions::default())?)
-    }
-
-    fn sign(&self, text: &str) -> anyhow::Result<String> {
-        let signature = DetachedSignature::sign_binary_data(
-            StdRng::from_entropy(),
-            &self.key.primary_key,
-            &Password::empty(),
-            HashAlgorithm::Sha512,
-            Cursor::new(text.as_bytes()),
-        )?;
-        Ok(signature.to_armored_string(ArmorOptions::default())?)
-    }
-
     /// The archive of these releases. `before` is the one that it replaces.
     ///
     /// # Errors
@@ -177,11 +104,6 @@ impl Signer {
             archive.keep_replaced(before, now_s);
         }
         Ok(archive)
-    }
-
-    /// The key that clients trust, ASCII-armored.
-    pub fn public_key(&self) -> anyhow::Result<String> {
-        Ok(SignedPublicKey::from(self.key.clone()).to_armored_string(ArmorOptions::default())?)
     }
 
     fn put_suite(
@@ -293,26 +215,5 @@ mod tests {
     fn dates_are_those_of_an_archive() {
         assert_eq!(date(1_795_000_000).unwrap(), "Wed, 18 Nov 2026 11:06:40 UTC");
         assert!(date(u64::MAX).is_err());
-    }
-
-    #[test]
-    fn a_key_is_made_once_and_kept_private() {
-        let dir = std::env::temp_dir().join(format!("diodesync-apt-{}", std::process::id()));
-        std::fs::create_dir_all(dir.join("keys")).unwrap();
-        let public = |signer: &Signer| {
-            signer
-                .archive(&[], &PackStore::open(&dir.join("packs")).unwrap(), None, 1_795_000_000)
-                .unwrap()
-                .key
-        };
-        let made = Signer::open(&dir, None, "gw").unwrap();
-        let read = Signer::open(&dir, None, "gw").unwrap();
-        assert_eq!(public(&made), public(&read));
-        let path = dir.join("keys/apt.key");
-        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
-        assert_eq!(mode & 0o777, 0o600);
-        std::fs::write(&path, b"garbled").unwrap();
-        assert!(Signer::open(&dir, None, "gw").unwrap_err().to_string().contains("not an ASCII-armored"));
-        std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -12,7 +12,7 @@ use diodesync_control::{Client, Progress, ask_verify};
 use crate::config::Config;
 use crate::status::{Missing, Status};
 use crate::verify::MEND;
-use crate::{import, init, rotate, run};
+use crate::{import, init, rotate, run, ticket};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -102,6 +102,12 @@ enum Command {
     Missing {
         #[command(flatten)]
         common: Common,
+        /// Print a ticket that says so to the sender: carry it there, and run diode-sender resend
+        #[arg(long)]
+        ticket: bool,
+        /// Print the ticket as QR codes too
+        #[arg(long, requires = "ticket")]
+        qr: bool,
     },
 }
 
@@ -152,7 +158,23 @@ async fn ask(command: Command) -> anyhow::Result<()> {
                 println!("acknowledged; status tells what is published");
             }
         }
-        Command::Missing { common } => {
+        Command::Missing { common, ticket: true, qr } => {
+            let answer = client(&common)?.get("/v1/ticket").await?;
+            match answer.as_str() {
+                _ if common.json => println!("{}", serde_json::json!({ "ticket": answer })),
+                Some(text) => {
+                    print!("{text}");
+                    if qr {
+                        print!("{}", ticket::qr(text)?);
+                    }
+                    eprintln!(
+                        "On the low side: diode-sender resend FILE, or type it after diode-sender resend"
+                    );
+                }
+                None => eprintln!("nothing is missing, or it may still come by itself"),
+            }
+        }
+        Command::Missing { common, ticket: false, .. } => {
             let answer = client(&common)?.get("/v1/missing").await?;
             if common.json {
                 println!("{answer:#}");

@@ -25,6 +25,7 @@ mod rotate;
 mod run;
 mod serve;
 mod status;
+mod ticket;
 mod verify;
 
 pub use cli::main;

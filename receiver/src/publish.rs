@@ -101,6 +101,21 @@ pub struct View {
     pub damaged: Vec<DamagedRelease>,
 }
 
+impl View {
+    /// Releases whose rounds are over and of which not even the index came.
+    pub fn never_came(&self) -> Vec<(Channel, ReleaseNo)> {
+        let channels = self.beacon.iter().flat_map(|(beacon, _)| &beacon.channels);
+        let is_lacking = |channel: &&diodesync::wire::BeaconChannel| {
+            let arriving = self.arrivals.iter().filter(|arrival| arrival.channel == channel.channel);
+            let seen = arriving.map(|arrival| arrival.number).max();
+            let seen = seen.max(self.published.get(&channel.channel).copied());
+            let is_over = channel.rounds > 0 && channel.rounds_done >= channel.rounds;
+            is_over && seen.is_none_or(|seen| seen < channel.newest)
+        };
+        channels.filter(is_lacking).map(|channel| (channel.channel.clone(), channel.newest)).collect()
+    }
+}
+
 impl PublishShared {
     /// For a publisher that is about to start.
     pub fn new() -> Self {

@@ -98,7 +98,7 @@ impl Publisher {
         let ledger = Arc::new(Ledger::open(dir, packs.clone(), journal.clone())?);
         let inbox = Inbox::open(dir)?;
         let host = config.serve.hosts.first().map_or("", String::as_str);
-        let apt = Arc::new(Signer::open(dir, config.apt.signing_key.as_deref(), host)?);
+        let apt = Arc::new(Signer::open(dir, config.apt.signing_key.as_deref(), host, clock_s())?);
         let site = SiteHandle::new(Arc::new(publish::restore_site(dir, &packs, &apt)?));
         let (notices, from_lanes) = channel();
         let orders = Orders::default();
@@ -132,7 +132,7 @@ impl Publisher {
             orders: self.orders.clone(),
         };
         Arc::new(Daemon {
-            link: self.paired.link,
+            paired: self.paired.clone(),
             imports: Imports::new(&config.dir, self.paired.clone(), sink),
             lanes,
             others,

@@ -194,7 +194,8 @@ impl Missing {
             }
             let _ = writeln!(
                 out,
-                "  on the low side, send everything again: diode-sender release --full --channel {}",
+                "  to have it sent again: diode-receiver missing --ticket here, and its text to diode-sender resend there;\n  \
+                 or without a ticket, everything: diode-sender release --full --channel {}",
                 release.channel
             );
         }

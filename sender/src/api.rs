@@ -22,8 +22,9 @@ use crate::ingest::SharedStore;
 use crate::init::Keys;
 use crate::lane::LaneShared;
 use crate::release::{self, Cut};
+use crate::resend::{self, Again};
 use crate::sending::Sending;
-use crate::status::{Alarm, ChannelStatus, LaneStatus, Status};
+use crate::status::{Alarm, ChannelStatus, LaneStatus, ResendStatus, Status};
 use crate::submit;
 use crate::verify::verify;
 
@@ -84,6 +85,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/held", post(held))
         .route("/v1/submit", post(take_submission))
         .route("/v1/release", post(cut))
+        .route("/v1/resend", post(resend))
         .route("/v1/verify", get(verify_state).post(start_verify))
         .merge(export::router())
         .route("/v1/sign", post(sign))
@@ -145,6 +147,28 @@ async fn cut(
         Ok(cut)
     });
     Ok(Json(work.await.map_err(|error| ApiError::refused(format!("the release crashed: {error}")))??))
+}
+
+/// Sends what a ticket asks for.
+async fn resend(
+    State(daemon): State<Arc<Daemon>>,
+    Json(request): Json<resend::Request>,
+) -> Result<Json<Vec<Again>>, ApiError> {
+    let work = tokio::task::spawn_blocking(move || -> anyhow::Result<Vec<Again>> {
+        let _one_at_a_time = daemon.releaser.lock().unwrap_or_else(PoisonError::into_inner);
+        let (sent, path) = {
+            let store = daemon.store.lock().unwrap_or_else(PoisonError::into_inner);
+            let (link, secret) = (daemon.link, &daemon.keys.pairing);
+            resend::take(&store, &daemon.config.dir, link, secret, &request.ticket)?
+        };
+        let mut answer = Vec::new();
+        for (again, outgoing) in sent {
+            daemon.sending.resend(outgoing, path.clone());
+            answer.push(again);
+        }
+        Ok(answer)
+    });
+    Ok(Json(work.await.map_err(|error| ApiError::refused(format!("the resend crashed: {error}")))??))
 }
 
 async fn verify_state(State(daemon): State<Arc<Daemon>>) -> Json<VerifyState> {
@@ -261,7 +285,6 @@ impl Daemon {
                 None => (if state == "complete" { rounds } else { 1 }, (0, 0), (0, 0)),
             };
             ChannelStatus {
-                channel,
                 staged,
                 newest,
                 state: state.to_owned(),
@@ -271,6 +294,12 @@ impl Daemon {
                 total_blocks: total.0,
                 sent_bytes: sent.1,
                 total_bytes: total.1,
+                resend: self.sending.resending(&channel).map(|view| ResendStatus {
+                    round: view.round + 1,
+                    sent_blocks: view.sent.0,
+                    total_blocks: view.total.0,
+                }),
+                channel,
             }
         });
         Status {

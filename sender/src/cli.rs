@@ -14,9 +14,10 @@ use serde_json::Value;
 use crate::api::ReleaseRequest;
 use crate::config::Config;
 use crate::release::Cut;
+use crate::resend::Again;
 use crate::status::Status;
 use crate::verify::MEND;
-use crate::{export, init, link_key, receivers, restore, rotate, run, submit};
+use crate::{export, init, link_key, receivers, resend, restore, rotate, run, submit};
 
 #[derive(Debug, Parser)]
 #[command(name = "diode-sender", version, about = "The low side of a Diodesync link", max_term_width = 100)]
@@ -68,6 +69,14 @@ enum Command {
         /// Wait until all rounds went out
         #[arg(long)]
         wait: bool,
+    },
+    /// Send again what the receiver lacks, by the ticket that diode-receiver missing --ticket has printed there
+    Resend {
+        #[command(flatten)]
+        common: Common,
+        /// A file that holds the ticket, - for standard input, or its text
+        #[arg(value_name = "TICKET", required = true)]
+        ticket: Vec<String>,
     },
     /// Make a new TUF root with a new root key, signed by the old one too
     RotateRoot {
@@ -230,6 +239,25 @@ async fn ask(command: Command) -> anyhow::Result<()> {
             report_submission(&common, &answer);
         }
         Command::Release { common, channel, full, wait } => release(&common, channel, full, wait).await?,
+        Command::Resend { common, ticket } => {
+            let request = resend::Request { ticket: resend::read_ticket(&ticket)? };
+            let answer = client(&common)?.post("/v1/resend", &serde_json::to_value(request)?).await?;
+            if common.json {
+                println!("{answer:#}");
+            } else {
+                for again in serde_json::from_value::<Vec<Again>>(answer)? {
+                    let Again { channel, number, asked, blocks, bytes } = again;
+                    let bytes = Bytes(bytes);
+                    println!(
+                        "channel {channel}: {blocks} blocks, {bytes}, that the receiver lacks for release {asked}"
+                    );
+                    if asked != number {
+                        println!("  they go with release {number}, which has superseded it");
+                    }
+                }
+                println!("They go first, in all rounds. Nobody here can know whether they arrive.");
+            }
+        }
         Command::Export { common, args } => export::export(&client(&common)?, args).await?,
         Command::Status { common, watch: false } => {
             let answer = client(&common)?.get("/v1/status").await?;

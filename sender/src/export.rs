@@ -41,6 +41,8 @@ pub struct Begun {
     pub number: ReleaseNo,
     /// The release whose blocks are taken to be there already.
     pub baseline: Option<ReleaseNo>,
+    /// Whether a ticket says which blocks are lacking.
+    pub is_by_ticket: bool,
     /// Blocks.
     pub blocks: usize,
     /// How many volumes may be lost.
@@ -294,6 +296,7 @@ fn begun(plan: &Plan) -> Begun {
         channel: plan.channel.clone(),
         number: plan.number,
         baseline: plan.baseline,
+        is_by_ticket: plan.is_by_ticket,
         blocks: plan.block_count(),
         expendable: layout.expendable_volumes(),
         expires_s: plan.expires_s,

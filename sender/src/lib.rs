@@ -24,6 +24,7 @@ mod provider_zip;
 mod random;
 mod receivers;
 mod release;
+mod resend;
 mod restore;
 mod rotate;
 mod run;

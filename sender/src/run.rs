@@ -20,6 +20,7 @@ use crate::housekeep;
 use crate::init::{Keys, LinkFile};
 use crate::lane::{self, LaneInput, LaneShared};
 use crate::release;
+use crate::resend;
 use crate::sending::Sending;
 use crate::store::Store;
 
@@ -52,7 +53,13 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     let store = Arc::new(Mutex::new(store));
     let sending = Arc::new(Sending::new(config.channels(), store.clone(), journal.clone()));
     release::renew_timestamp(&store, &keys, clock_s(), config.trust.timestamp_days)?;
-    resume(&store.lock().unwrap_or_else(PoisonError::into_inner), &journal, &sending)?;
+    {
+        let store = store.lock().unwrap_or_else(PoisonError::into_inner);
+        resume(&store, &journal, &sending)?;
+        for ticket in resend::pending(&dir)? {
+            answer(&store, &dir, &link, &keys, &sending, &ticket);
+        }
+    }
     let receivers: Vec<ReceiverPublic> =
         link.receivers.iter().map(|key| key.parse()).collect::<Result<_, _>>()?;
     let input = LaneInput {
@@ -92,6 +99,17 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     // One that failed is no loss.
     let _ = diodesync::journal::Journal::flush(journal.as_ref());
     result
+}
+
+/// Goes on with a ticket that was not answered wholly.
+fn answer(store: &Store, dir: &Path, link: &LinkFile, keys: &Keys, sending: &Sending, ticket: &str) {
+    match resend::take(store, dir, link.link, &keys.pairing, ticket) {
+        Ok((sent, path)) => {
+            sent.into_iter().for_each(|(_, outgoing)| sending.resend(outgoing, path.clone()));
+        }
+        // It was good when it was taken; what it asks for may be gone since.
+        Err(error) => tracing::warn!(error = format!("{error:#}"), "a ticket cannot be answered any more"),
+    }
 }
 
 /// Goes on with the releases whose rounds are not complete.

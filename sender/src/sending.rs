@@ -3,6 +3,7 @@
 //! The carousel's lock and the store's are never held at once.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,6 +40,8 @@ struct State {
     indexes: BTreeMap<RunId, Arc<Vec<u8>>>,
     /// What went out last of each channel.
     complete: BTreeMap<Channel, View>,
+    /// Tickets that are being answered: the fact that says so, by what is sent for it.
+    tickets: BTreeMap<RunId, PathBuf>,
     journalled: BTreeMap<Channel, (RunId, u8, usize)>,
     journalled_at: Option<Instant>,
 }
@@ -82,6 +85,23 @@ impl View {
     }
 }
 
+impl State {
+    /// Forgets what belongs to nothing that is on its way any more.
+    fn forget_superseded(&mut self) {
+        let Self { carousel, indexes, tickets, .. } = self;
+        let is_on_its_way = |run: &RunId| carousel.all().any(|rounds| rounds.run() == *run);
+        indexes.retain(|run, _| is_on_its_way(run));
+        let over: Vec<RunId> = tickets.keys().filter(|run| !is_on_its_way(run)).copied().collect();
+        for path in over.iter().filter_map(|run| tickets.remove(run)).collect::<Vec<_>>() {
+            if tickets.values().all(|other| *other != path) {
+                tracing::info!(ticket = %path.display(), "what the ticket asked for went out, or another one asks for it");
+                // If it stays, it is answered once more after a restart.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+}
+
 impl Sending {
     /// Nothing is sent yet.
     pub fn new(channels: Channels, store: SharedStore, journal: Arc<SledJournal>) -> Self {
@@ -109,15 +129,39 @@ impl Sending {
             channel = %plan.channel, release = plan.number.0, blocks = plan.blocks.len(), ?begin,
             priority = settings.priority, "sending"
         );
-        let mut state = self.state();
-        state.complete.remove(&plan.channel);
+        let (mut state, channel, index) = (self.state(), plan.channel.clone(), control.index);
+        state.complete.remove(&channel);
         let run = state.carousel.put(plan, settings, begin);
         state.trust = control.trust;
-        state.indexes.insert(run, control.index);
-        let State { carousel, indexes, .. } = &mut *state;
-        indexes.retain(|run, _| carousel.releases().any(|rounds| rounds.run() == *run));
+        state.indexes.insert(run, index.clone());
+        // What a ticket asked for of this channel goes on with this index.
+        if let Some(resend) = state.carousel.resend(&channel).map(Rounds::run) {
+            state.indexes.insert(resend, index);
+        }
+        state.forget_superseded();
         drop(state);
         self.changed();
+    }
+
+    /// Has what a ticket asks for sent before everything else. The fact `ticket` goes when all of it went out.
+    pub fn resend(&self, outgoing: Outgoing, ticket: PathBuf) {
+        let Outgoing { plan, control, .. } = outgoing;
+        let settings = self.channels.of(&plan.channel).carousel();
+        tracing::info!(
+            channel = %plan.channel, release = plan.number.0, blocks = plan.blocks.len(), "sending again, by a ticket"
+        );
+        let mut state = self.state();
+        let run = state.carousel.put_resend(plan, settings);
+        state.indexes.insert(run, control.index);
+        state.tickets.insert(run, ticket);
+        state.forget_superseded();
+        drop(state);
+        self.changed();
+    }
+
+    /// How much of what a ticket asked for of a channel is still to go out.
+    pub fn resending(&self, channel: &Channel) -> Option<View> {
+        self.state().carousel.resend(channel).map(View::of)
     }
 
     /// Has everything that is still to go out go with this metadata.
@@ -169,7 +213,7 @@ impl Sending {
     pub fn settle(&self, now: Instant) {
         let mut state = self.state();
         let is_due = state.journalled_at.is_none_or(|then| now.duration_since(then) >= PROGRESS_INTERVAL);
-        let ended = state.carousel.releases().any(Rounds::is_complete);
+        let ended = state.carousel.all().any(Rounds::is_complete);
         if is_due {
             state.journalled_at = Some(now);
         }
@@ -184,6 +228,7 @@ impl Sending {
 
     /// The fact first, so that whoever sees that the rounds are over can build on it.
     fn complete(&self) {
+        self.complete_tickets();
         let ended: Vec<(RunId, Channel, View)> = {
             let state = self.state();
             let ended = state.carousel.releases().filter(|rounds| rounds.is_complete());
@@ -205,6 +250,19 @@ impl Sending {
                 state.complete.insert(channel, view);
             }
         }
+    }
+
+    /// Takes off what tickets asked for and went out in all rounds, and forgets the tickets of which that was all.
+    fn complete_tickets(&self) {
+        let mut state = self.state();
+        let State { carousel, tickets, .. } = &*state;
+        let ended =
+            carousel.all().filter(|rounds| rounds.is_complete() && tickets.contains_key(&rounds.run()));
+        let ended: Vec<RunId> = ended.map(Rounds::run).collect();
+        for run in ended {
+            state.carousel.remove(run);
+        }
+        state.forget_superseded();
     }
 
     /// Journals how far each release is.
@@ -247,6 +305,10 @@ impl Sending {
             let state = self.state();
             let mut done: BTreeMap<(Channel, ReleaseNo), u8> = BTreeMap::new();
             let mut queued = 0;
+            for resend in state.carousel.all().filter(|rounds| state.tickets.contains_key(&rounds.run())) {
+                let view = View::of(resend);
+                queued += view.total.1 - view.sent.1;
+            }
             for rounds in state.carousel.releases() {
                 let view = View::of(rounds);
                 done.insert((rounds.plan().channel.clone(), view.number), view.round);

@@ -74,6 +74,19 @@ pub struct ChannelStatus {
     pub sent_bytes: u64,
     /// Octets of a round's blocks.
     pub total_bytes: u64,
+    /// What a ticket asked for and has not gone out in all rounds.
+    pub resend: Option<ResendStatus>,
+}
+
+/// What a ticket asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ResendStatus {
+    /// The round under way, from 1.
+    pub round: u8,
+    /// Blocks of the round that went out.
+    pub sent_blocks: usize,
+    /// Blocks that were asked for.
+    pub total_blocks: usize,
 }
 
 /// What needs an operator.
@@ -122,6 +135,9 @@ impl Status {
                     Bytes(channel.sent_bytes),
                     Bytes(channel.total_bytes)
                 );
+            }
+            if let Some(ResendStatus { round, sent_blocks, total_blocks }) = &channel.resend {
+                let _ = writeln!(out, "  ticket    round {round}: {sent_blocks} of {total_blocks} blocks");
             }
             let _ = writeln!(out, "  staged    {} artifacts for the next release", channel.staged);
         }

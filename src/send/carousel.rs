@@ -40,10 +40,20 @@ pub enum Turn {
     Wait(Option<Instant>),
 }
 
+/// What is on its way of a channel: its newest release, and blocks of it that a receiver has asked for by a ticket.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Line {
+    Resend(Channel),
+    Release(Channel),
+}
+
+/// The priority of what a ticket asks for: before every release.
+const RESEND_PRIORITY: u16 = u8::MAX as u16 + 1;
+
 #[derive(Debug)]
 struct Entry {
     rounds: Rounds,
-    priority: u8,
+    priority: u16,
     /// Octets that it had at the end of its last job, in the time of its priority.
     finish: u64,
 }
@@ -51,28 +61,44 @@ struct Entry {
 /// The releases on their way.
 #[derive(Debug, Default)]
 pub struct Carousel {
-    entries: BTreeMap<Channel, Entry>,
+    entries: BTreeMap<Line, Entry>,
     working: LaneSet,
     runs: u64,
     /// For each priority the octets at which the job that was given out last began.
-    times: BTreeMap<u8, u64>,
+    times: BTreeMap<u16, u64>,
 }
 
 impl Carousel {
-    /// Puts a release on, in place of an unfinished one of its channel. Its trust bundle becomes that of all.
+    /// Puts blocks of a channel's newest release on that a ticket asks for, in place of what an earlier one did.
+    pub fn put_resend(&mut self, plan: ReleasePlan, settings: ChannelSettings) -> RunId {
+        self.runs += 1;
+        let run = RunId(self.runs);
+        let line = Line::Resend(plan.channel.clone());
+        // The repair symbols of the release's own rounds have gone out.
+        let rounds = Rounds::new(run, plan, settings.rounds, 0, 0).with_window_base(settings.rounds.rounds);
+        self.entries.insert(line, Entry { rounds, priority: RESEND_PRIORITY, finish: 0 });
+        run
+    }
+
+    /// Puts a release on, in place of an unfinished one of its channel. Its trust bundle becomes that of all; what a
+    /// ticket asked for of the channel goes on with its index.
     pub fn put(&mut self, plan: ReleasePlan, settings: ChannelSettings, begin: Begin) -> RunId {
         self.runs += 1;
         let run = RunId(self.runs);
         let channel = plan.channel.clone();
         let (tag, bytes) = plan.trust;
-        let old = self.entries.remove(&channel);
+        if let Some(resend) = self.entries.get_mut(&Line::Resend(channel.clone())) {
+            resend.rounds.set_index(plan.number, plan.index);
+        }
+        let old = self.entries.remove(&Line::Release(channel.clone()));
         let finish = old.as_ref().map_or(0, |old| old.finish);
         let rounds = match (begin, &old) {
             (Begin::Superseding, Some(old)) => Rounds::superseding(run, plan, settings.rounds, &old.rounds),
             (Begin::At(round, position), _) => Rounds::new(run, plan, settings.rounds, round, position),
             (Begin::Anew | Begin::Superseding, _) => Rounds::new(run, plan, settings.rounds, 0, 0),
         };
-        self.entries.insert(channel, Entry { rounds, priority: settings.priority, finish });
+        let priority = u16::from(settings.priority);
+        self.entries.insert(Line::Release(channel), Entry { rounds, priority, finish });
         self.set_trust(tag, bytes);
         run
     }
@@ -102,14 +128,14 @@ impl Carousel {
 
     /// What a lane is to do next.
     pub fn poll(&mut self, now: Instant, via: &Via) -> Turn {
-        let mut order: Vec<(Reverse<u8>, u64, &Channel, &mut Entry)> = Vec::with_capacity(self.entries.len());
-        for (channel, entry) in &mut self.entries {
+        let mut order: Vec<(Reverse<u16>, u64, &mut Entry)> = Vec::with_capacity(self.entries.len());
+        for entry in self.entries.values_mut() {
             let time = self.times.get(&entry.priority).copied().unwrap_or(0);
-            order.push((Reverse(entry.priority), entry.finish.max(time), channel, entry));
+            order.push((Reverse(entry.priority), entry.finish.max(time), entry));
         }
-        order.sort_unstable_by_key(|(priority, start, _, entry)| (*priority, *start, entry.finish));
+        order.sort_by_key(|(priority, start, entry)| (*priority, *start, entry.finish));
         let mut wake: Option<Instant> = None;
-        for (_, start, _, entry) in order {
+        for (_, start, entry) in order {
             match entry.rounds.poll(now, via, self.working) {
                 Upcoming::Job(job) => {
                     entry.finish = start + job.symbols_bytes();
@@ -146,14 +172,25 @@ impl Carousel {
         self.of(job).is_some_and(|rounds| rounds.is_current(job))
     }
 
+    /// Everything on its way: releases, and what tickets ask for.
+    pub fn all(&self) -> impl Iterator<Item = &Rounds> {
+        self.entries.values().map(|entry| &entry.rounds)
+    }
+
     /// The releases on their way.
     pub fn releases(&self) -> impl Iterator<Item = &Rounds> {
-        self.entries.values().map(|entry| &entry.rounds)
+        let releases = self.entries.iter().filter(|(line, _)| matches!(line, Line::Release(_)));
+        releases.map(|(_, entry)| &entry.rounds)
     }
 
     /// The release of a channel that is on its way.
     pub fn release(&self, channel: &Channel) -> Option<&Rounds> {
-        self.entries.get(channel).map(|entry| &entry.rounds)
+        self.entries.get(&Line::Release(channel.clone())).map(|entry| &entry.rounds)
+    }
+
+    /// What a ticket asks for of a channel.
+    pub fn resend(&self, channel: &Channel) -> Option<&Rounds> {
+        self.entries.get(&Line::Resend(channel.clone())).map(|entry| &entry.rounds)
     }
 
     /// Takes a release off whose rounds are complete.
@@ -337,5 +374,41 @@ mod tests {
         assert!(out.into_iter().eq(0..40), "every block went out in the first round, once");
         carousel.lane_up(LaneSlot(1));
         assert!(matches!(carousel.poll(now + GAP, &via(1)), Turn::Job(_)), "it is back by itself");
+    }
+
+    #[test]
+    fn what_a_ticket_asks_for_goes_first_with_other_repair_symbols() {
+        let mut carousel = carousel(1);
+        let now = Instant::now();
+        let run = carousel.put(plan("main", 1, 8), settings(255), Begin::Anew);
+        let first = loop {
+            match carousel.poll(now, &via(0)) {
+                Turn::Job(job) if job.position.is_some() => break job,
+                Turn::Job(job) => carousel.finished(&job),
+                other => panic!("{other:?}"),
+            }
+        };
+        carousel.finished(&first);
+        let mut asked = plan("main", 1, 8);
+        asked.blocks.truncate(2);
+        let resend = carousel.put_resend(asked.clone(), settings(255));
+        let mut blocks = Vec::new();
+        while blocks.len() < 2 {
+            let Turn::Job(job) = carousel.poll(now, &via(0)) else { panic!("there is nothing to do") };
+            assert_eq!(job.run, resend);
+            blocks.extend(job.position.map(|_| job));
+            carousel.finished(&job);
+        }
+        assert_eq!(blocks[0].object, first.object);
+        assert_ne!(blocks[0].window_start, first.window_start);
+        // A newer release is what its blocks go with from then on.
+        let mut newer = plan("main", 2, 9);
+        newer.index = (ObjectTag([9; 8]), 700);
+        carousel.put(newer, settings(255), Begin::Anew);
+        let going_on = carousel.resend(&"main".parse().unwrap()).unwrap();
+        assert_eq!((going_on.plan().number, going_on.plan().index.1), (ReleaseNo(2), 700));
+        assert_eq!(going_on.plan().blocks, asked.blocks);
+        assert!(carousel.releases().all(|rounds| rounds.run() != resend && rounds.run() != run));
+        assert_eq!(carousel.all().count(), 2);
     }
 }

@@ -177,6 +177,8 @@ pub struct Rounds {
     settings: RoundSettings,
     /// The round under way, from 0; `settings.rounds` when all are complete.
     round: u8,
+    /// The windows of repair symbols that went out before the first round.
+    window_base: u8,
     /// One for each block of the plan.
     blocks: Vec<BlockState>,
     /// Blocks of this round that nobody has taken.
@@ -238,6 +240,7 @@ impl Rounds {
             plan,
             settings,
             round,
+            window_base: 0,
             due: blocks.len() - sent.0,
             sent,
             blocks,
@@ -253,6 +256,13 @@ impl Rounds {
         rounds.confirm();
         rounds.queue_control();
         rounds
+    }
+
+    /// Begins with other windows of repair symbols: so many went out before.
+    #[must_use]
+    pub fn with_window_base(mut self, windows: u8) -> Self {
+        self.window_base = windows;
+        self
     }
 
     /// What its jobs belong to.
@@ -299,6 +309,15 @@ impl Rounds {
         }
     }
 
+    /// Goes on with the index of a newer release.
+    pub fn set_index(&mut self, number: ReleaseNo, index: (ObjectTag, u32)) {
+        (self.plan.number, self.plan.index) = (number, index);
+        if !self.control.is_empty() {
+            self.control.clear();
+            self.queue_control();
+        }
+    }
+
     fn queue_trust_first(&mut self) {
         let (tag, bytes) = self.plan.trust;
         let trust = control_blocks(ObjectId::Trust(tag), bytes);
@@ -319,7 +338,8 @@ impl Rounds {
     pub fn is_current(&self, job: &Job) -> bool {
         match job.object {
             ObjectId::Trust(tag) => tag == self.plan.trust.0,
-            _ => true,
+            ObjectId::Index(tag) => tag == self.plan.index.0,
+            ObjectId::Block(_) => true,
         }
     }
 
@@ -412,7 +432,7 @@ impl Rounds {
             object: ObjectId::Block(block.id),
             oti,
             sbn: Sbn(0),
-            window_start: u32::from(self.round).wrapping_mul(window),
+            window_start: (u32::from(self.window_base) + u32::from(self.round)).wrapping_mul(window),
             window_symbols: window,
             position: Some(position),
             hash: Some(block.hash),
@@ -454,7 +474,7 @@ impl Rounds {
         let Some(position) = job.position else {
             if self.is_current(job) {
                 self.control.push_front((job.object, job.oti.transfer_bytes(), job.sbn));
-            } else if !self.control.iter().any(|(object, ..)| is_trust(object)) {
+            } else if is_trust(&job.object) && !self.control.iter().any(|(object, ..)| is_trust(object)) {
                 self.queue_trust_first();
             }
             return;

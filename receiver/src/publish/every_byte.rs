@@ -90,7 +90,7 @@ impl World {
     fn start(&self) -> anyhow::Result<High> {
         let ledger = Arc::new(Ledger::open(&self.dir(), self.packs.clone(), self.journal.clone())?);
         let inbox = Inbox::open(&self.dir())?;
-        let apt = Arc::new(Signer::generate("gw")?);
+        let apt = Arc::new(Signer::generate("gw", diodesync_control::clock_s())?);
         let site = SiteHandle::new(Arc::new(restore_site(&self.dir(), &self.packs, &apt)?));
         let (notices, from_lane) = channel();
         let (to_lane, from_publisher) = channel();

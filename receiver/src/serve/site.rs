@@ -9,6 +9,7 @@ use diodesync::id::{BlockId, Channel, ReleaseNo, Sha256};
 use diodesync::limits::REFERRERS_BYTES_MAX;
 use diodesync::pack::{Blobs, PackError, PackStore};
 use diodesync::release::index::{Provider, check_names};
+use diodesync::release::package::{VersionTwice, check_versions};
 use diodesync::release::{ArtifactKind, ArtifactName, Blob, Index, IndexError, ProviderAddress, Version};
 use thiserror::Error;
 
@@ -18,6 +19,9 @@ use crate::apt::Archive;
 /// Why releases cannot be served beside each other.
 #[derive(Debug, Error)]
 pub enum SiteError {
+    /// A version of a package in two channels is two things.
+    #[error(transparent)]
+    Version(#[from] VersionTwice),
     /// A channel has one published release.
     #[error("channel {channel} is to be published twice: as release {first} and as release {second}")]
     ChannelTwice {
@@ -145,6 +149,7 @@ impl Site {
             }
         }
         check_names(owners.keys().copied()).map_err(SiteError::Tree)?;
+        check_versions(releases.iter().flat_map(|index| &index.artifacts))?;
         drop(owners);
 
         let mut providers: BTreeMap<ProviderAddress, BTreeMap<Version, Provider>> = BTreeMap::new();

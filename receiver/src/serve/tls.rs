@@ -37,6 +37,8 @@ pub struct Tls {
     expires_s: u64,
     /// Why the files are not in use, or what is wrong with them.
     trouble: Option<String>,
+    /// Whether that is their dates, so that time may mend it.
+    is_untimely: bool,
 }
 
 impl Tls {
@@ -62,8 +64,9 @@ impl Tls {
             Some(error) if ca_pem.is_none() => return Err(error.into()),
             other => other.as_ref().map(CertError::to_string),
         };
-        let handle = TlsHandle::new(Arc::new(server));
-        Ok(Self { handle, chain, key, hosts: hosts.clone(), ca_pem, stamps, expires_s, trouble })
+        let (handle, hosts) = (TlsHandle::new(Arc::new(server)), hosts.clone());
+        let is_untimely = trouble.is_some();
+        Ok(Self { handle, chain, key, hosts, ca_pem, stamps, expires_s, trouble, is_untimely })
     }
 
     /// What the listener uses.
@@ -76,28 +79,32 @@ impl Tls {
         self.ca_pem.as_ref()
     }
 
-    /// Goes over to files that were replaced.
+    /// Goes over to files that were replaced, and looks again at those that a clock has kept out.
     pub fn look(&mut self, now_s: u64) {
         let stamps = (Stamp::of(&self.chain), Stamp::of(&self.key));
-        if stamps == self.stamps {
+        if stamps == self.stamps && !self.is_untimely {
             return;
         }
+        let is_replaced = stamps != self.stamps;
         self.stamps = stamps;
+        self.is_untimely = false;
         let loaded = certs::load(&self.chain, &self.key, &self.hosts, now_s).and_then(|loaded| {
             // One that no client takes is worse than the one in use.
+            self.is_untimely = loaded.dates.is_some();
             loaded.dates.map_or(Ok((loaded.server, loaded.expires_s)), Err)
         });
         match loaded {
             Ok((server, expires_s)) => {
-                tracing::info!(chain = %self.chain.display(), "the certificate was replaced and is in use");
+                tracing::info!(chain = %self.chain.display(), "the certificate in its place is in use");
                 self.handle.switch(Arc::new(server));
                 (self.expires_s, self.trouble) = (expires_s, None);
             }
-            Err(error) => {
+            Err(error) if is_replaced => {
                 let text = format!("the certificate was replaced and the old one stays in use: {error}");
                 tracing::error!("{text}");
                 self.trouble = Some(text);
             }
+            Err(_) => {}
         }
     }
 

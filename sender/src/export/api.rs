@@ -9,6 +9,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use diodesync::id::ExportId;
+use diodesync::release::delta::blocks_to_send;
+use diodesync::ticket::Ticket;
 use diodesync::trust::Bundle;
 use diodesync_control::{ApiError, clock_s};
 use hyper::body::Frame;
@@ -17,6 +19,7 @@ use tokio::sync::mpsc;
 
 use super::{Begun, Parties, Plan, Request};
 use crate::api::Daemon;
+use crate::resend;
 
 /// Slots that wait for the command.
 const QUEUE: usize = 16;
@@ -55,15 +58,28 @@ fn plan(daemon: &Daemon, request: &Request) -> anyhow::Result<Plan> {
             "channel {channel} has no release yet; cut one with: diode-sender release --channel {channel}"
         )
     })?;
-    let baseline = match request.since {
-        Some(since) if since >= index.number => {
+    let blocks = match (&request.ticket, request.since) {
+        (Some(_), Some(_)) => bail!("a ticket says what is lacking; give it without --since"),
+        (Some(text), None) => {
+            let ticket = Ticket::parse(text, daemon.link, &daemon.keys.pairing)?;
+            let wanted = resend::wanted(&store, &ticket)?;
+            let channels: Vec<String> = wanted.iter().map(|(again, _)| again.channel.to_string()).collect();
+            let ours = wanted.into_iter().find(|(again, _)| again.channel == *channel);
+            let (_, blocks) = ours.with_context(|| {
+                format!("the ticket asks for nothing of channel {channel}, but of: {}", channels.join(", "))
+            })?;
+            blocks
+        }
+        (None, Some(since)) if since >= index.number => {
             bail!(
                 "--since {since} is not older than release {}, the newest of channel {channel}",
                 index.number
             )
         }
-        Some(since) => Some(store.release(channel, since).context("--since")?),
-        None => None,
+        (None, Some(since)) => {
+            blocks_to_send(&index, Some(&store.release(channel, since).context("--since")?))
+        }
+        (None, None) => blocks_to_send(&index, None),
     };
     // A timestamp that outlives the way, and after it a newer one for the wire, which stays the newest.
     let bundle = store.bundle.clone().context("there is no metadata for the release")?;
@@ -78,7 +94,7 @@ fn plan(daemon: &Daemon, request: &Request) -> anyhow::Result<Plan> {
     store.commit_metadata(repository, Bundle { timestamp: fresh, ..bundle.clone() })?;
     let parties =
         Parties { link: daemon.link, key: &keys.link, pairing: &keys.pairing, receivers: &daemon.receivers };
-    Plan::new(request, &parties, &index, baseline.as_ref(), &bundle, now_s)
+    Plan::new(request, &parties, &index, &blocks, &bundle, now_s)
 }
 
 async fn describe(

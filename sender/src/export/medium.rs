@@ -20,6 +20,7 @@ use diodesync::volume::{COMPLETE_FILE, MANIFEST_FILE, VolumeNo, slots_file, volu
 use diodesync_control::{Client, Progress, clock_s};
 
 use super::{Begun, Request, VolumePlan};
+use crate::resend;
 
 /// Octets that are read back at once.
 const READ_BYTES: usize = 1 << 20;
@@ -38,6 +39,9 @@ pub struct ExportArgs {
     /// Export only what this older release does not hold; without it, everything
     #[arg(long, value_name = "N")]
     since: Option<u64>,
+    /// Export only what the ticket asks for: a file that holds it, or - for standard input
+    #[arg(long, value_name = "TICKET", conflicts_with = "since")]
+    ticket: Option<String>,
     /// The size of one volume, like 4GB; what is free in DIR, if it is not given
     #[arg(long, value_name = "SIZE")]
     volume_size: Option<String>,
@@ -63,8 +67,11 @@ pub async fn export(client: &Client, args: ExportArgs) -> anyhow::Result<()> {
         None => begin(client, &args).await?,
     };
     let total: u64 = begun.volumes.iter().map(|volume| volume.bytes).sum();
-    let baseline =
-        begun.baseline.map_or("everything".to_owned(), |n| format!("what release {n} does not hold"));
+    let baseline = match begun.baseline {
+        _ if begun.is_by_ticket => format!("the {} blocks that the ticket asks for", begun.blocks),
+        Some(number) => format!("what release {number} does not hold"),
+        None => "everything".to_owned(),
+    };
     println!(
         "release {} {}: {baseline}, {} on {} volume(s); {} of them may be lost",
         begun.channel,
@@ -100,6 +107,11 @@ async fn begin(client: &Client, args: &ExportArgs) -> anyhow::Result<Begun> {
     let request = Request {
         channel: args.channel.clone(),
         since: args.since.map(ReleaseNo),
+        ticket: args
+            .ticket
+            .as_ref()
+            .map(|ticket| resend::read_ticket(std::slice::from_ref(ticket)))
+            .transpose()?,
         parity_percent: parse_percent(&args.parity).context("--parity")?,
         volume_bytes,
         plain: args.plain,

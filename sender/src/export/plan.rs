@@ -5,8 +5,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use diodesync::id::{Blake3, BlockId, BlockNo, Channel, ExportId, LinkId, PackId, ReleaseNo};
 use diodesync::link::{LinkKey, PairingSecret, ReceiverPublic};
-use diodesync::release::delta::blocks_to_send;
-use diodesync::release::index::Index;
+use diodesync::release::index::{Index, NeededBlock};
 use diodesync::trust::{Bundle, timestamp_expires_s};
 use diodesync::volume::{ExportSecret, Layout, Manifest, Offer, Piece};
 use diodesync::wire::ObjectId;
@@ -22,6 +21,8 @@ pub struct Request {
     pub channel: Channel,
     /// The release that is there already; none for everything.
     pub since: Option<ReleaseNo>,
+    /// The ticket that says which blocks are lacking, in place of `since`.
+    pub ticket: Option<String>,
     /// Parity, as a share of the data.
     pub parity_percent: u32,
     /// Octets of a volume.
@@ -54,6 +55,9 @@ pub struct Plan {
     pub number: ReleaseNo,
     /// The release whose blocks are taken to be there already.
     pub baseline: Option<ReleaseNo>,
+    /// Whether a ticket says which blocks are lacking.
+    #[serde(default)]
+    pub is_by_ticket: bool,
     /// Until when the receiver takes the metadata, seconds since 1970.
     pub expires_s: u64,
     /// How it is laid out.
@@ -71,22 +75,22 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans the export of `index`, of which `baseline` is there already, with metadata that outlives the way.
+    /// Plans the export of these blocks of `index`, with metadata that outlives the way.
     pub fn new(
         request: &Request,
         parties: &Parties<'_>,
         index: &Index,
-        baseline: Option<&Index>,
+        blocks: &[NeededBlock],
         trust: &Bundle,
         now_s: u64,
     ) -> anyhow::Result<Self> {
-        let blocks: Vec<_> =
-            blocks_to_send(index, baseline).iter().map(|b| (b.id.pack, b.id.block, b.bytes)).collect();
+        let blocks: Vec<_> = blocks.iter().map(|b| (b.id.pack, b.id.block, b.bytes)).collect();
         let mut plan = Self {
             export: ExportId(random::array()?),
             channel: index.channel.clone(),
             number: index.number,
-            baseline: baseline.map(|baseline| baseline.number),
+            baseline: request.since,
+            is_by_ticket: request.ticket.is_some(),
             expires_s: timestamp_expires_s(&trust.timestamp).context("the metadata has no expiry")?,
             layout: Layout::new(1, 0, u64::MAX)?,
             manifest: String::new(),

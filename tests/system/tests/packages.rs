@@ -151,10 +151,89 @@ fn stock_apt_installs_from_the_far_side() {
     let old = format!("/apt/dists/bookworm/main/binary-amd64/by-hash/SHA256/{packages}");
     assert!(mirror.https.get_ok(&old).is_ok());
 
-    // After a restart everything is there, under the same key.
+    // After a restart everything is there, under the same key, and the index from before it too.
     pair.high.kill_9().unwrap();
     pair.high.start().unwrap();
     apt.ok(&["update"]);
+    let mut mirror = pair.mirror().unwrap();
+    assert!(mirror.https.get_ok(&old).is_ok());
+
+    // The site's own key: as gpg makes it, the primary key certifies and a subkey signs.
+    let gpg = Gpg::new(pair.dir.join("gpg"));
+    let use_key = |pair: &mut Pair, key: &PathBuf| {
+        pair.high.stop().unwrap();
+        pair.high.set(&["apt", "signing_key"], key.display().to_string()).unwrap();
+        pair.high.start().map_err(|error| error.to_string())
+    };
+    for (name, usage, subkey, time, words) in [
+        ("certifies", "cert", None, None, "neither its primary key nor a subkey is for signing"),
+        ("expired", "cert,sign", None, Some("20250101T000000!"), "the key expired at 2025"),
+        (
+            "expired-subkey",
+            "cert",
+            Some("1d"),
+            Some("20250101T000000!"),
+            "its signing subkey expired at 2025",
+        ),
+    ] {
+        let life = if subkey.is_none() && time.is_some() { "1d" } else { "never" };
+        let error = use_key(&mut pair, &gpg.key(name, usage, life, subkey, time)).unwrap_err();
+        assert!(error.contains(words) && error.contains(name), "{error}");
+    }
+    use_key(&mut pair, &gpg.key("site", "cert", "never", Some("never"), None)).unwrap();
+    let key = pair.mirror().unwrap().https.get_ok("/client/apt-key.asc").unwrap().body;
+    std::fs::write(apt.dir.join("key.asc"), key).unwrap();
+    apt.ok(&["update"]);
+    std::fs::remove_dir_all(apt.dir.join("cache/archives")).unwrap();
+    std::fs::create_dir_all(apt.dir.join("cache/archives/partial")).unwrap();
+    apt.ok(&["install", "--yes", "--download-only", "diode-data"]);
+    let archives = apt.archives();
+    assert!(archives.len() == 1 && archives[0].1 == tree::digest(&newer).unwrap().0, "{archives:?}");
+}
+
+/// A GnuPG of its own.
+struct Gpg {
+    home: PathBuf,
+}
+
+impl Gpg {
+    fn new(home: PathBuf) -> Self {
+        std::fs::create_dir_all(&home).unwrap();
+        std::fs::set_permissions(&home, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        Self { home }
+    }
+
+    fn run(&self, time: Option<&str>, words: &[&str]) -> String {
+        let mut gpg = Command::new("gpg");
+        gpg.arg("--homedir").arg(&self.home).args(["--batch", "--yes", "--quiet", "--passphrase", ""]);
+        gpg.args(["--pinentry-mode", "loopback"]);
+        if let Some(time) = time {
+            gpg.args(["--faked-system-time", time]);
+        }
+        run(gpg.args(words)).unwrap()
+    }
+
+    /// A secret key in a file; `subkey` is the life of one that signs.
+    fn key(&self, name: &str, usage: &str, life: &str, subkey: Option<&str>, time: Option<&str>) -> PathBuf {
+        let user = format!("{name} <{name}@site.example>");
+        self.run(time, &["--quick-gen-key", &user, "ed25519", usage, life]);
+        let listing = self.run(None, &["--with-colons", "--list-keys", &user]);
+        let fingerprint =
+            listing.lines().find_map(|line| line.strip_prefix("fpr:")).unwrap().trim_matches(':');
+        if let Some(life) = subkey {
+            self.run(time, &["--quick-add-key", fingerprint, "ed25519", "sign", life]);
+        }
+        let path = self.home.join(format!("{name}.asc"));
+        let file = path.display().to_string();
+        self.run(None, &["--armor", "--output", &file, "--export-secret-keys", fingerprint]);
+        path
+    }
+}
+
+impl Drop for Gpg {
+    fn drop(&mut self) {
+        let _ = Command::new("gpgconf").arg("--homedir").arg(&self.home).args(["--kill", "all"]).output();
+    }
 }
 
 /// The digest that a Release gives for a path.
