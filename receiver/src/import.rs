@@ -9,12 +9,15 @@
 //! DIR/import/EXPORT/staged     pieces in their slots, until their object is whole; a sparse file
 //! DIR/import/EXPORT/seen       32 octets for each slot: what it holds
 //! DIR/import/EXPORT/parity     shards of parity in their slots
+//! DIR/imported                 the exports that were whole, the oldest first
 //! ```
 //!
 //! None of these is a fact: what is lost or garbled must be read from the medium again, and cannot make anything wrong,
 //! because whole objects are judged by their digests.
 
 mod api;
+#[cfg(test)]
+mod every_byte;
 mod medium;
 mod state;
 
@@ -27,7 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context;
 use diodesync::id::{Blake3, BlockId, ExportId};
 use diodesync::link::Paired;
-use diodesync::pack::PackStore;
+use diodesync::pack::{PackStore, fact};
 use diodesync::release::index::NeededBlock;
 use diodesync::volume::{Layout, MANIFEST_BYTES_MAX, Manifest, SlotKeys, VolumeNo, repair};
 use diodesync::wire::ObjectId;
@@ -41,6 +44,9 @@ use state::{Slots, State};
 
 /// Slots after which what came is made durable: 256 MiB.
 const COMMIT_SLOTS: usize = 4096;
+
+/// Exports that are remembered to have been whole.
+const WHOLE_MAX: usize = 1000;
 
 /// Where whole objects go.
 #[derive(Debug)]
@@ -104,6 +110,8 @@ pub struct Summary {
     pub missing: Vec<(u32, u32)>,
     /// Blocks that the receiver did not keep, and why.
     pub dropped: Vec<String>,
+    /// Whether all of it came before: another of its media says nothing new.
+    pub was_whole: bool,
 }
 
 #[derive(Debug)]
@@ -195,6 +203,7 @@ impl Imports {
         let repaired = import.repair(&sink)?;
         import.commit(&sink)?;
         let missing = import.state.missing(&import.layout)?;
+        let was_whole = !missing.is_empty() && self.whole().contains(&export);
         let mut by_volume: BTreeMap<VolumeNo, u32> = BTreeMap::new();
         for slot in &missing {
             *by_volume.entry(import.layout.volume(*slot)).or_default() += 1;
@@ -204,8 +213,10 @@ impl Imports {
             missing_slots: missing.len() as u32,
             missing: by_volume.into_iter().map(|(volume, slots)| (volume.0 + 1, slots)).collect(),
             dropped: std::mem::take(&mut import.dropped),
+            was_whole,
         };
-        if missing.is_empty() {
+        if missing.is_empty() || was_whole {
+            self.record_whole(export)?;
             open.remove(&export);
             let folder = self.dir.join(export.to_string());
             std::fs::remove_dir_all(&folder)
@@ -215,9 +226,31 @@ impl Imports {
     }
 }
 
+impl Imports {
+    fn whole_path(&self) -> PathBuf {
+        self.dir.with_file_name("imported")
+    }
+
+    /// The exports that were whole. What is lost or garbled of this costs a wrong word to an operator.
+    fn whole(&self) -> Vec<ExportId> {
+        let content = fact::read(&self.whole_path()).unwrap_or_default();
+        content.and_then(|content| serde_json::from_slice(&content).ok()).unwrap_or_default()
+    }
+
+    fn record_whole(&self, export: ExportId) -> anyhow::Result<()> {
+        let mut whole = self.whole();
+        whole.retain(|other| *other != export);
+        whole.push(export);
+        whole.drain(..whole.len().saturating_sub(WHOLE_MAX));
+        Ok(fact::write_lazily(&self.whole_path(), &serde_json::to_vec(&whole)?)?)
+    }
+}
+
 impl Import {
     /// Takes a slot; says whether it is new, or none if it is damaged.
     fn take_slot(&mut self, sink: &Sink, slot: u32, octets: &mut [u8]) -> anyhow::Result<Option<bool>> {
+        // What is staged must not take the room that facts need.
+        sink.packs.admit("what is read from a medium", octets.len() as u64)?;
         if self.layout.is_parity(slot) {
             let Ok(shard) = self.keys.open_parity(slot, octets) else { return Ok(None) };
             return Ok(Some(self.state.put_parity(&self.layout, slot, shard)?));

@@ -83,7 +83,15 @@ async fn import_one(client: &Client, export: ExportId, volumes: &[&Volume]) -> a
         }
         let mut total = Taken::default();
         for (first, name) in &volume.files {
-            let taken = send_file(client, volume, *first, name).await?;
+            let file = match open_file(&volume.dir, name) {
+                Ok(file) => file,
+                // Somebody else has put it there, or the medium has lost it. Parity may make up for it.
+                Err(error) => {
+                    println!("{}: {name:?} is passed over: {error:#}", volume.name);
+                    continue;
+                }
+            };
+            let taken = send_file(client, volume, *first, name, file).await?;
             total.slots += taken.slots;
             total.new += taken.new;
             total.damaged.extend(taken.damaged);
@@ -102,6 +110,10 @@ async fn import_one(client: &Client, export: ExportId, volumes: &[&Volume]) -> a
         println!("{} pieces were repaired by parity", summary.repaired);
     }
     summary.dropped.iter().for_each(|why| println!("not kept: {why}"));
+    if summary.was_whole {
+        println!("everything of this export came before; what is on this medium was taken again");
+        return Ok(true);
+    }
     for (volume, slots) in &summary.missing {
         println!("volume {volume:03}: {slots} pieces are missing");
     }
@@ -142,8 +154,13 @@ async fn begin(client: &Client, export: ExportId, volumes: &[&Volume]) -> anyhow
     }
 }
 
-async fn send_file(client: &Client, volume: &Volume, first: u32, name: &str) -> anyhow::Result<Taken> {
-    let file = open_file(&volume.dir, name)?;
+async fn send_file(
+    client: &Client,
+    volume: &Volume,
+    first: u32,
+    name: &str,
+    file: File,
+) -> anyhow::Result<Taken> {
     let bytes = file.metadata()?.len();
     let progress = Progress::new(bytes);
     progress.message(format!("{}/{name} ({})", volume.name, Human(bytes)));

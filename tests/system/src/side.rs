@@ -166,6 +166,14 @@ impl Side {
         self.run_within(arguments, COMMAND_MAX)
     }
 
+    /// Starts a command with this side's configuration, whose output nobody reads.
+    pub fn spawn_command(&self, arguments: &[impl AsRef<str>]) -> Result<Child> {
+        let mut command = Command::new(&self.program);
+        command.args(arguments.iter().map(AsRef::as_ref)).arg("--config").arg(&self.config);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().with_context(|| format!("cannot run {}", self.program.display()))
+    }
+
     /// [`Side::run`] with another time limit.
     pub fn run_within(&self, arguments: &[impl AsRef<str>], limit: Duration) -> Result<Done> {
         let mut words: Vec<String> = arguments.iter().map(|word| word.as_ref().to_owned()).collect();

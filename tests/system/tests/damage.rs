@@ -218,7 +218,9 @@ fn facts(dir: &Path) -> Vec<PathBuf> {
         let path = entry.path();
         let name = entry.file_name();
         // Bulk data, the journal, and what waits and comes again if it is garbled.
-        if ["packs", "journal", "partial", "inbox", "floor"].contains(&name.to_str().unwrap()) {
+        if ["packs", "journal", "partial", "inbox", "floor", "imported", "serving"]
+            .contains(&name.to_str().unwrap())
+        {
             continue;
         }
         if path.is_dir() {
