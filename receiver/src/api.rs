@@ -30,6 +30,8 @@ use crate::verify::verify;
 
 /// Silence after which there is an alarm: sessions come every 250 ms and beacons every second.
 const SILENCE: Duration = Duration::from_secs(10);
+/// Small beacons in a row, without a full-size one in between, that are no chance: they take turns.
+const SMALL_BEACONS: u32 = 6;
 /// Time in which the metadata of an index should have come: it goes before it, and again.
 const UNNAMED: Duration = Duration::from_secs(10);
 /// Time before the metadata's expiry at which there is an alarm; it is renewed daily.
@@ -465,6 +467,14 @@ fn lane_alarms(clock_ms: u64, view: &LanesView) -> Vec<Alarm> {
             let text =
                 format!("lane {name}: nothing came for {}; look at the sender and the path", Span(silence));
             alarm("silence", text);
+        }
+        if lane.small_beacons >= SMALL_BEACONS {
+            let since = Span(Duration::from_millis(clock_ms.saturating_sub(lane.full_beacon_ms)));
+            let text = format!(
+                "lane {name}: small datagrams come, and full-size ones have not for {since}: something on the path takes no \
+                 datagrams of the sender's mtu. Set the lane's mtu there to what the path takes"
+            );
+            alarm("mtu", text);
         }
         if let Some(why) = &lane.refused_session {
             alarm("session-refused", format!("lane {name}: {why}"));

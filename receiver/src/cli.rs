@@ -64,6 +64,14 @@ enum Command {
         #[arg(long)]
         finish: bool,
     },
+    /// Let sessions be signed with a link key that the sender has gone over to while this receiver was down
+    AcceptLinkKey {
+        /// The configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/diodesync/receiver.toml")]
+        config: PathBuf,
+        /// The key as diode-sender status shows it on the low side; whoever has carried it here is trusted with the link
+        key: String,
+    },
     /// Run the daemon
     Run {
         /// The configuration
@@ -122,6 +130,9 @@ pub fn main() -> ExitCode {
         }
         Command::Rotate { config, finish } => {
             Config::load(&config).and_then(|config| rotate::rotate(&config.dir, finish))
+        }
+        Command::AcceptLinkKey { config, key } => {
+            Config::load(&config).and_then(|config| init::accept_link_key(&config.dir, &key))
         }
         Command::Run { config, role } => run::run(&config, role),
         other => tokio::runtime::Builder::new_current_thread()
@@ -192,7 +203,11 @@ async fn ask(command: Command) -> anyhow::Result<()> {
             }
             anyhow::ensure!(report.is_clean(), "damage was found");
         }
-        Command::Init { .. } | Command::Pair { .. } | Command::Rotate { .. } | Command::Run { .. } => {}
+        Command::Init { .. }
+        | Command::Pair { .. }
+        | Command::Rotate { .. }
+        | Command::AcceptLinkKey { .. }
+        | Command::Run { .. } => {}
     }
     Ok(())
 }

@@ -119,6 +119,17 @@ pub fn pair(dir: &Path, file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes a link key of the sender that an operator has carried here.
+pub fn accept_link_key(dir: &Path, key: &str) -> anyhow::Result<()> {
+    let (paired, _) = load_pairing(dir)?;
+    if link_keys::accept(dir, paired.senders, key)? {
+        println!("sessions may be signed with it, too. Restart the receiver");
+    } else {
+        println!("it is known already");
+    }
+    Ok(())
+}
+
 /// What the roles know of the sender: the lane the link's keys, the publisher the root of trust.
 pub fn load_pairing(dir: &Path) -> anyhow::Result<(Paired, TrustState)> {
     let text = fact::read(&dir.join("pairing"))?.with_context(|| {

@@ -80,6 +80,10 @@ pub struct LaneView {
     pub since_ms: u64,
     /// When the last authentic datagram came, by this side's clock.
     pub last_ms: Option<u64>,
+    /// Small beacons that came since a full-size one did, or since the session began; and when that was.
+    pub small_beacons: u32,
+    /// See `small_beacons`; by this side's clock.
+    pub full_beacon_ms: u64,
     /// Octets per second over the last moments, in bits.
     pub rate_bits_per_s: u64,
     /// The newest reason for which a session was refused.
@@ -182,6 +186,7 @@ pub fn start(shared: Arc<LanesShared>, input: LanesInput) -> anyhow::Result<Lane
             session_path,
             refused_session: None,
             last_ms: None,
+            beacons: (0, clock_ms()),
             reported: (Instant::now(), 0),
             dir: dir.clone(),
             socket,
@@ -223,6 +228,8 @@ struct Lane {
     wire_version: Option<u8>,
     refused_session: Option<(String, Instant)>,
     last_ms: Option<u64>,
+    /// Small beacons since the last full-size one, and when that came.
+    beacons: (u32, u64),
     reported: (Instant, u64),
 }
 
@@ -267,6 +274,10 @@ impl Lane {
             Ok(Intaken::Symbol(header, symbol)) => return Some((header, symbol)),
             Ok(Intaken::Beacon(beacon)) => {
                 self.last_ms = Some(clock_ms());
+                match beacon.is_full {
+                    true => self.beacons = (0, clock_ms()),
+                    false => self.beacons.0 = self.beacons.0.saturating_add(1),
+                }
                 self.hub.take_beacon(now, beacon);
             }
             Ok(Intaken::NewSession(session)) => self.adopt(now, session),
@@ -291,6 +302,7 @@ impl Lane {
         let number = session.number;
         let recorded = self.hub.admit_signer(&session.signer, |signer| {
             link_keys::record_signer(&self.dir, signer)?;
+            link_keys::record_receivers(&self.dir, &session.receivers)?;
             Ok(fact::write(&self.session_path, number.to_string().as_bytes())?)
         });
         if let Err(error) = recorded {
@@ -307,6 +319,7 @@ impl Lane {
         tracing::info!(lane = %self.config.name, session = number.0, floor, wire_version, "new session");
         self.wire_version = Some(wire_version);
         self.refused_session = None;
+        self.beacons = (0, clock_ms());
         self.intake.adopt(session, floor);
     }
 
@@ -334,6 +347,7 @@ impl Lane {
         view.intake = intake;
         view.kernel_drops = self.socket.kernel_drops();
         view.last_ms = self.last_ms;
+        (view.small_beacons, view.full_beacon_ms) = self.beacons;
         view.rate_bits_per_s = rate as u64;
         view.refused_session = self.refused_session.as_ref().map(|(why, _)| why.clone());
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/link-keys      what the accepted metadata names, the oldest first; the publisher writes it (fact)
 //! DIR/session/signer the key of the newest accepted session; the lane writes it before the session counts (fact)
+//! DIR/session/receivers the receivers' keys that it was sealed to (fact)
 //! ```
 //!
 //! Until metadata names any, it is the key of the pairing. What stands before the key of the newest session is over: who
@@ -11,7 +12,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use diodesync::id::Blake3;
+use diodesync::id::{Blake3, PackId};
 use diodesync::link::LinkVerifier;
 use diodesync::pack::fact;
 use diodesync::trust::TrustState;
@@ -54,6 +55,43 @@ pub fn load(dir: &Path, paired: Vec<LinkVerifier>) -> anyhow::Result<Vec<LinkVer
         keys.drain(..at);
     }
     Ok(keys)
+}
+
+/// Takes a key that an operator has carried here, for a receiver that was down from the announcement of a rotation until
+/// after its end: nothing that it can read names the new key. Says whether it is new.
+pub fn accept(dir: &Path, paired: Vec<LinkVerifier>, key: &str) -> anyhow::Result<bool> {
+    let new = parse(key.trim())?;
+    let mut keys = load(dir, paired)?;
+    if keys.contains(&new) {
+        return Ok(false);
+    }
+    anyhow::ensure!(
+        keys.len() < KEYS_MAX,
+        "{} link keys are known already, the limit is {KEYS_MAX}",
+        keys.len()
+    );
+    keys.push(new);
+    let named: Vec<String> = keys.iter().map(|key| Blake3(key.to_bytes()).to_string()).collect();
+    fact::write(&dir.join("link-keys"), &serde_json::to_vec_pretty(&named)?)?;
+    Ok(true)
+}
+
+/// Records to which of the receivers' keys, hexadecimal ids, the newest session was sealed.
+pub fn record_receivers(dir: &Path, ids: &[[u8; 8]]) -> anyhow::Result<()> {
+    let ids: Vec<String> = ids.iter().map(|id| PackId(*id).to_string()).collect();
+    let (path, content) = (dir.join("session/receivers"), serde_json::to_vec(&ids)?);
+    if fact::read(&path)?.as_ref() != Some(&content) {
+        fact::write(&path, &content)?;
+    }
+    Ok(())
+}
+
+/// Whether the newest session was sealed to a key.
+pub fn is_sealed_to(dir: &Path, id: [u8; 8]) -> anyhow::Result<bool> {
+    let Some(content) = fact::read(&dir.join("session/receivers"))? else { return Ok(false) };
+    let ids: Vec<String> =
+        serde_json::from_slice(&content).context("the fact file session/receivers is damaged")?;
+    Ok(ids.contains(&PackId(id).to_string()))
 }
 
 /// Records the key of a session that is about to count.

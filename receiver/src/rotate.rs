@@ -16,6 +16,7 @@ use diodesync::link::ReceiverKey;
 use diodesync::pack::fact;
 
 use crate::init;
+use crate::link_keys;
 
 /// Begins a rotation, or ends it.
 pub fn rotate(dir: &Path, finish: bool) -> anyhow::Result<()> {
@@ -24,7 +25,13 @@ pub fn rotate(dir: &Path, finish: bool) -> anyhow::Result<()> {
         if !next.exists() {
             bail!("no rotation is under way; begin one with: diode-receiver rotate");
         }
-        init::read_key(&next)?;
+        let new = ReceiverKey::from_seed(&init::read_key(&next)?);
+        if !link_keys::is_sealed_to(dir, new.public().id())? {
+            bail!(
+                "the newest session that came is not sealed to the new key; with the old one forgotten nothing could be read. \
+                 On the low side: diode-sender receivers add receiver.pub, and restart the sender"
+            );
+        }
         let old = ReceiverKey::from_seed(&init::read_key(&current)?).public().clone();
         std::fs::rename(&next, &current).with_context(|| format!("cannot replace {}", current.display()))?;
         fact::sync_dir(&dir.join("keys"))?;

@@ -21,6 +21,7 @@ use crate::export::{self, Exports};
 use crate::ingest::SharedStore;
 use crate::init::Keys;
 use crate::lane::LaneShared;
+use crate::link_key;
 use crate::release::{self, Cut};
 use crate::resend::{self, Again};
 use crate::sending::Sending;
@@ -138,14 +139,7 @@ async fn cut(
     State(daemon): State<Arc<Daemon>>,
     Json(request): Json<ReleaseRequest>,
 ) -> Result<Json<Cut>, ApiError> {
-    let work = tokio::task::spawn_blocking(move || -> anyhow::Result<Cut> {
-        let days = daemon.config.trust.timestamp_days;
-        let _one_at_a_time = daemon.releaser.lock().unwrap_or_else(PoisonError::into_inner);
-        let (cut, outgoing) =
-            release::cut(&daemon.store, &daemon.keys, &request.channel, request.full, clock_s(), days)?;
-        daemon.sending.send(outgoing);
-        Ok(cut)
-    });
+    let work = tokio::task::spawn_blocking(move || daemon.cut(&request.channel, request.full));
     Ok(Json(work.await.map_err(|error| ApiError::refused(format!("the release crashed: {error}")))??))
 }
 
@@ -159,7 +153,8 @@ async fn resend(
         let (sent, path) = {
             let store = daemon.store.lock().unwrap_or_else(PoisonError::into_inner);
             let (link, secret) = (daemon.link, &daemon.keys.pairing);
-            resend::take(&store, &daemon.config.dir, link, secret, &request.ticket)?
+            let ticket = request.into_ticket(link, secret, clock_s());
+            resend::take(&store, &daemon.config.dir, link, secret, &ticket)?
         };
         let mut answer = Vec::new();
         for (again, outgoing) in sent {
@@ -191,6 +186,23 @@ async fn sign(State(daemon): State<Arc<Daemon>>) -> Result<Json<serde_json::Valu
 }
 
 impl Daemon {
+    /// Cuts a release and has it sent; full, if that is asked for or due.
+    pub fn cut(&self, channel: &Channel, full: bool) -> anyhow::Result<Cut> {
+        let (now_s, days) = (clock_s(), self.config.trust.timestamp_days);
+        let _one_at_a_time = self.releaser.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = full || self.is_full_due(channel, now_s)?;
+        let (cut, outgoing) = release::cut(&self.store, &self.keys, channel, full, now_s, days)?;
+        self.sending.send(outgoing);
+        Ok(cut)
+    }
+
+    /// Whether it is time to send everything of a channel again.
+    pub fn is_full_due(&self, channel: &Channel, now_s: u64) -> anyhow::Result<bool> {
+        let Some(every) = self.config.channels().of(channel).full_every else { return Ok(false) };
+        let last_s = self.store.lock().unwrap_or_else(PoisonError::into_inner).last_full_s(channel)?;
+        Ok(last_s.is_none_or(|last_s| now_s.saturating_sub(last_s) >= every.as_secs()))
+    }
+
     /// Signs fresh metadata. It goes with what is being sent; where nothing is, it goes by itself.
     pub fn sign_anew(&self) -> anyhow::Result<()> {
         let _one_at_a_time = self.releaser.lock().unwrap_or_else(PoisonError::into_inner);
@@ -306,6 +318,7 @@ impl Daemon {
             side: "sender".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             link: self.link,
+            link_key: link_key::text(&self.keys.link),
             clock_ms: clock_ms(),
             lanes,
             channels: channels.collect(),

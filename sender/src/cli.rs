@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use diodesync::id::Channel;
+use diodesync::id::{Channel, ReleaseNo};
 use diodesync::pack::verify::Report;
 use diodesync::quantity::{BitsPerS, Bytes};
 use diodesync_control::{Client, Progress, ask_verify};
@@ -75,8 +75,14 @@ enum Command {
         #[command(flatten)]
         common: Common,
         /// A file that holds the ticket, - for standard input, or its text
-        #[arg(value_name = "TICKET", required = true)]
+        #[arg(value_name = "TICKET", required_unless_present = "release")]
         ticket: Vec<String>,
+        /// Without a ticket: all of this release
+        #[arg(long, value_name = "N", conflicts_with = "ticket")]
+        release: Option<u64>,
+        /// The channel of --release
+        #[arg(long, default_value = "main")]
+        channel: Channel,
     },
     /// Make a new TUF root with a new root key, signed by the old one too
     RotateRoot {
@@ -239,8 +245,11 @@ async fn ask(command: Command) -> anyhow::Result<()> {
             report_submission(&common, &answer);
         }
         Command::Release { common, channel, full, wait } => release(&common, channel, full, wait).await?,
-        Command::Resend { common, ticket } => {
-            let request = resend::Request { ticket: resend::read_ticket(&ticket)? };
+        Command::Resend { common, ticket, release, channel } => {
+            let request = match release {
+                Some(number) => resend::Request::Release(channel, ReleaseNo(number)),
+                None => resend::Request::Ticket(resend::read_ticket(&ticket)?),
+            };
             let answer = client(&common)?.post("/v1/resend", &serde_json::to_value(request)?).await?;
             if common.json {
                 println!("{answer:#}");
@@ -248,9 +257,7 @@ async fn ask(command: Command) -> anyhow::Result<()> {
                 for again in serde_json::from_value::<Vec<Again>>(answer)? {
                     let Again { channel, number, asked, blocks, bytes } = again;
                     let bytes = Bytes(bytes);
-                    println!(
-                        "channel {channel}: {blocks} blocks, {bytes}, that the receiver lacks for release {asked}"
-                    );
+                    println!("channel {channel}: {blocks} blocks, {bytes}, that release {asked} needs");
                     if asked != number {
                         println!("  they go with release {number}, which has superseded it");
                     }

@@ -131,12 +131,15 @@ pub struct Channel {
     /// Releases that are kept, the one in use among them.
     #[serde(default = "default_keep")]
     pub keep: usize,
+    /// How often everything is sent again, whatever went out before; never, if it is not given.
+    #[serde(default, deserialize_with = "some_duration")]
+    pub full_every: Option<Duration>,
 }
 
 impl Channel {
     fn usual(name: ChannelName) -> Self {
         let (rounds, round_gap) = (default_rounds(), default_round_gap());
-        Self { name, priority: default_priority(), rounds, round_gap, keep: default_keep() }
+        Self { name, priority: default_priority(), rounds, round_gap, keep: default_keep(), full_every: None }
     }
 
     /// As the carousel wants it.
@@ -213,6 +216,10 @@ fn parsed<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: std::fmt::Display
 
 fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
     parse_duration(&String::deserialize(d)?).map_err(serde::de::Error::custom)
+}
+
+fn some_duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+    duration(d).map(Some)
 }
 
 /// A rate window as it is written.
@@ -323,6 +330,8 @@ name = "main"
 # How often each release is sent, and the time in between.
 # rounds = 2
 # round_gap = "10m"
+# How often everything is sent again, for what nobody has missed; never, if it is not given.
+# full_every = "30d"
 # Releases that it keeps, the newest among them. What the next release builds on is kept in any case.
 # keep = 2
 

@@ -1,5 +1,5 @@
 //! What the sender does in the background: it forgets releases that are not kept, notes damage that sending has found,
-//! and opens a journal that failed.
+//! sends everything again when that is due, and opens a journal that failed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -8,6 +8,7 @@ use std::time::Duration;
 use diodesync::id::{Channel, ReleaseNo};
 use diodesync::journal::Revived;
 use diodesync::quantity::Bytes;
+use diodesync_control::clock_s;
 
 use crate::api::Daemon;
 
@@ -44,6 +45,22 @@ pub async fn run(daemon: Arc<Daemon>) {
     }
 }
 
+/// Sends everything of the channels again whose time has come, so that a receiver that lacks what nobody has missed gets
+/// it without a ticket.
+fn release_what_is_due(daemon: &Daemon) -> anyhow::Result<()> {
+    let channels: Vec<Channel> =
+        daemon.store.lock().unwrap_or_else(PoisonError::into_inner).newest.keys().cloned().collect();
+    for channel in channels {
+        // One that is on its way is not superseded for this.
+        let is_idle = daemon.sending.view(&channel).is_none_or(|(_, is_on_its_way)| !is_on_its_way);
+        if is_idle && daemon.is_full_due(&channel, clock_s())? {
+            let cut = daemon.cut(&channel, true)?;
+            tracing::info!(%channel, release = cut.number.0, "everything is sent again, as full_every says");
+        }
+    }
+    Ok(())
+}
+
 fn turn(daemon: &Daemon, before: Option<Seen>, is_revival_due: bool) -> anyhow::Result<Option<Seen>> {
     if is_revival_due && daemon.journal.failure().is_some() {
         match daemon.journal.revive() {
@@ -52,6 +69,7 @@ fn turn(daemon: &Daemon, before: Option<Seen>, is_revival_due: bool) -> anyhow::
             Err(error) => tracing::debug!(%error, "the journal stays closed"),
         }
     }
+    release_what_is_due(daemon)?;
     let mut store = daemon.store.lock().unwrap_or_else(PoisonError::into_inner);
     store.note_damage(&daemon.packs)?;
     let mut now = Seen::new();

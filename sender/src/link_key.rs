@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Nobody can ask whether the receiver has heard of the new key, so a person says when to finish. A receiver that was
-//! down until then has to be told by hand.
+//! down until then has to be told by hand: `diode-receiver accept-link-key`.
 
 use std::path::Path;
 
@@ -26,7 +26,8 @@ pub fn load(keys: &Path) -> anyhow::Result<LinkKey> {
     Ok(LinkKey::from_seed(&read_key(&keys.join("link.key"))?))
 }
 
-fn text(key: &LinkKey) -> String {
+/// A key as the other side names it: hexadecimal.
+pub fn text(key: &LinkKey) -> String {
     Blake3(key.verifier().to_bytes()).to_string()
 }
 

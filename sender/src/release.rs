@@ -105,6 +105,9 @@ pub fn cut(
     let roots = store.roots()?;
     let bundle = repository.sign(&keys.roles.named_by(&roots)?, roots, now_s, timestamp_days);
     store.commit_release(index.clone(), repository, bundle)?;
+    if baseline.is_none() {
+        store.record_full(channel, now_s)?;
+    }
 
     let outgoing = outgoing(&store, &index, if full { Begin::Anew } else { Begin::Superseding })?;
     let plan = &outgoing.plan;

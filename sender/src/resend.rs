@@ -13,7 +13,7 @@ use diodesync::link::PairingSecret;
 use diodesync::pack::fact;
 use diodesync::release::index::{Index, NeededBlock};
 use diodesync::send::Begin;
-use diodesync::ticket::Ticket;
+use diodesync::ticket::{Ticket, Want, What};
 use serde::{Deserialize, Serialize};
 
 use crate::release;
@@ -37,10 +37,25 @@ pub struct Again {
 
 /// What an operator asks for.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Request {
-    /// The ticket's text.
-    pub ticket: String,
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub enum Request {
+    /// What this ticket says.
+    Ticket(String),
+    /// All of a release.
+    Release(Channel, ReleaseNo),
+}
+
+impl Request {
+    /// As a ticket: one that says "everything" of a release is as good as the receiver's.
+    pub fn into_ticket(self, link: LinkId, secret: &PairingSecret, now_s: u64) -> String {
+        match self {
+            Self::Ticket(text) => text,
+            Self::Release(channel, number) => {
+                let wants = vec![Want { channel, number, what: What::Everything }];
+                Ticket { receiver: [0; 8], made_s: now_s, wants }.encode(link, secret)
+            }
+        }
+    }
 }
 
 fn folder(dir: &Path) -> PathBuf {

@@ -16,6 +16,8 @@ pub struct Status {
     pub version: String,
     /// The link.
     pub link: LinkId,
+    /// The key that signs its sessions, hexadecimal.
+    pub link_key: String,
     /// The sender's clock, milliseconds since 1970.
     pub clock_ms: u64,
     /// Lanes.
@@ -103,6 +105,7 @@ impl Status {
     pub fn to_text(&self) -> String {
         let mut out = String::new();
         let _ = writeln!(out, "Diodesync sender {}, link {}", self.version, self.link);
+        let _ = writeln!(out, "link key {}", self.link_key);
         for lane in &self.lanes {
             let max = match lane.rate_max_bits_per_s {
                 _ if lane.is_paused => "none: a rate window holds data back".to_owned(),

@@ -365,6 +365,18 @@ impl Store {
         Ok(fact::write(&path, number.to_string().as_bytes())?)
     }
 
+    /// When a channel's last full release was cut, seconds since 1970.
+    pub fn last_full_s(&self, channel: &Channel) -> anyhow::Result<Option<u64>> {
+        read_number(&self.dir.join("full").join(channel.as_str()))
+    }
+
+    /// Records when a full release was cut.
+    pub fn record_full(&self, channel: &Channel, now_s: u64) -> anyhow::Result<()> {
+        let folder = self.dir.join("full");
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        Ok(fact::write(&folder.join(channel.as_str()), now_s.to_string().as_bytes())?)
+    }
+
     /// Takes a session number that was never used, and makes it durable.
     pub fn next_session(&self, clock_ms: u64) -> anyhow::Result<SessionNo> {
         let path = self.dir.join("session");

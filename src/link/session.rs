@@ -83,7 +83,10 @@ pub enum OpenError {
         found: SessionNo,
     },
     /// The signature is not the link key's.
-    #[error("the session is not signed by the paired sender")]
+    #[error(
+        "the session is not signed by the paired sender; if its link key was rotated while this receiver was down, see: \
+         diode-receiver accept-link-key --help"
+    )]
     Signature,
     /// Not sealed to this receiver.
     #[error("the session is not sealed to this receiver's key; pair the sender with this receiver.pub")]

@@ -49,7 +49,9 @@ pub struct PendingSession {
     /// The wire version that the sender writes.
     pub version: Version,
     /// The link key that has signed it: older ones count no more.
-    pub signer: LinkVerifier,
+    pub signer: Box<LinkVerifier>,
+    /// The receivers' keys that it is sealed to, by their ids.
+    pub receivers: Vec<[u8; 8]>,
     secret: SessionSecret,
     offer: Vec<u8>,
 }
@@ -212,12 +214,14 @@ impl Intake {
             return Err(Reject::TooManyOffers);
         }
         let secret = self.paired.accept(offer, &self.lane, least)?;
-        let signer = self.paired.signer(offer).ok_or(OpenError::Signature)?.clone();
+        let signer = Box::new(self.paired.signer(offer).ok_or(OpenError::Signature)?.clone());
         let offer_bytes = [offer.signed, &offer.signature].concat();
+        let receivers = offer.secrets.iter().map(|sealed| sealed.key_id).collect();
         Ok(Intaken::NewSession(PendingSession {
             number: id.number,
             version: id.version(),
             signer,
+            receivers,
             secret,
             offer: offer_bytes,
         }))
@@ -234,7 +238,7 @@ impl Intake {
         self.newest = Some(session.number);
         // What came after it in the list may follow; what stood before it is over.
         let senders = &mut self.paired.senders;
-        let at = senders.iter().position(|sender| *sender == session.signer).unwrap_or(0);
+        let at = senders.iter().position(|sender| *sender == *session.signer).unwrap_or(0);
         senders.drain(..at);
         self.opener = Some(Opener::new(session.secret, session.number, floor));
         self.offer = session.offer;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use diodesync::fec::Codec;
+use diodesync::fec::{Codec, Window};
 use diodesync::id::{Blake3, BlockId, BlockNo, Channel, Esi, PackId, ReleaseNo, SessionNo, Sha256};
 use diodesync::limits::BLOCK_BYTES;
 use diodesync::link::{Opener, Sealer};
@@ -206,7 +206,8 @@ impl<'a> Low<'a> {
                     let (mut octets, repair) = self.buffers.pop().unwrap_or_default();
                     octets.clear();
                     octets.extend_from_slice(self.source.source_block(&key));
-                    let block = self.codec.encode(job.oti, job.sbn, octets, repair);
+                    let window = Window { start: job.window_start, symbols: job.window_symbols };
+                    let block = self.codec.encode_window(job.oti, job.sbn, window, octets, repair);
                     self.transmitter.interleaver().push(job, block);
                 }
                 Upcoming::Drain => break,

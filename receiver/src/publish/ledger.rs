@@ -141,6 +141,7 @@ impl Ledger {
         for id in gone {
             state.held.remove(&id);
             packs.condemn(id);
+            state.is_damaged_stale |= state.damaged.insert(id);
         }
         for (id, held) in state.held.clone() {
             state.unclaim(id, &held, Unclaimed::New);

@@ -36,7 +36,10 @@ pub struct ExportArgs {
     /// The channel whose newest release is exported
     #[arg(long, default_value = "main")]
     channel: Channel,
-    /// Export only what this older release does not hold; without it, everything
+    /// Export everything, which is what is done if nothing else is asked for
+    #[arg(long, conflicts_with_all = ["since", "ticket"])]
+    full: bool,
+    /// Export only what this older release does not hold
     #[arg(long, value_name = "N")]
     since: Option<u64>,
     /// Export only what the ticket asks for: a file that holds it, or - for standard input

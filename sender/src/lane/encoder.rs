@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use diodesync::fec::{Codec, EncodedBlock};
+use diodesync::fec::{Codec, EncodedBlock, Window};
 use diodesync::id::Blake3;
 use diodesync::limits::BLOCK_BYTES;
 use diodesync::pack::PackStore;
@@ -58,7 +58,10 @@ impl Encoders {
                     let (source, repair) =
                         buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
                     let block = match read(&packs, &control, &job, source) {
-                        Ok(source) => Some(codec.encode(job.oti, job.sbn, source, repair)),
+                        Ok(source) => {
+                            let window = Window { start: job.window_start, symbols: job.window_symbols };
+                            Some(codec.encode_window(job.oti, job.sbn, window, source, repair))
+                        }
                         Err(error) => {
                             tracing::error!(object = %job.object, error = format!("{error:#}"), "cannot be read and is not sent");
                             None

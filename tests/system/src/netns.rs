@@ -178,6 +178,12 @@ impl Gap {
         self.add_drop("burst", &["-m", "quota", "--quota", &bytes.to_string()])
     }
 
+    /// From now on loses what is longer than so many octets (IP and UDP headers included), as a path with a smaller MTU
+    /// does that says nothing of it.
+    pub fn lose_longer_than(&self, bytes: u16) -> Result<()> {
+        self.add_drop("long", &["-m", "length", "--length", &format!("{}:65535", bytes + 1)])
+    }
+
     /// Octets lost by [`Gap::lose_next`].
     pub fn lost_in_burst(&self) -> Result<u64> {
         self.rule_column(self.tables(), "INPUT", "burst", 1)

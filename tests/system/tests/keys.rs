@@ -158,6 +158,8 @@ fn a_receivers_key_is_rotated_and_the_old_one_forgotten() {
     assert_ne!(old, new);
     pair.high.ok(&["rotate"]).unwrap();
     assert_eq!(new, std::fs::read_to_string(&public).unwrap(), "a second call goes on with the same key");
+    let early = pair.high.run(&["rotate", "--finish"]).unwrap();
+    assert!(early.code == Some(1) && early.stderr.contains("not sealed to the new key"), "{early:?}");
     // The sender knows of nothing yet.
     pair.high.stop().unwrap();
     pair.high.start().unwrap();
@@ -179,6 +181,36 @@ fn a_receivers_key_is_rotated_and_the_old_one_forgotten() {
     pair.high.start().unwrap();
     release(&pair, "four");
     pair.wait_published(4, MINUTE).unwrap();
+}
+
+/// The receiver was down from the announcement until after the end: an operator carries the key to it.
+#[test]
+fn a_receiver_that_missed_a_rotation_of_the_link_key_is_told_by_hand() {
+    let _alone = alone();
+    let mut pair = pair("link-key-missed");
+    pair.start().unwrap();
+    release(&pair, "one");
+    pair.wait_published(1, MINUTE).unwrap();
+    pair.high.stop().unwrap();
+    pair.low.ok(&["rotate-link"]).unwrap();
+    pair.low.ok(&["rotate-link", "--finish"]).unwrap();
+    pair.low.stop().unwrap();
+    pair.start().unwrap();
+    let refused = wait_for("the new key is refused", MINUTE, || {
+        Ok(pair.high_status()?.alarms.into_iter().find(|alarm| alarm.id == "session-refused"))
+    });
+    assert!(refused.unwrap().text.contains("accept-link-key"));
+    let status = pair.low.ok(&["status"]).unwrap();
+    let key = status.lines().find_map(|line| line.strip_prefix("link key ")).unwrap().to_owned();
+    for bad in ["", "00", &key[..63], &key.to_uppercase()] {
+        assert_eq!(pair.high.run(&["accept-link-key", bad]).unwrap().code, Some(1), "{bad:?}");
+    }
+    pair.high.ok(&["accept-link-key", &key]).unwrap();
+    assert!(pair.high.ok(&["accept-link-key", &key]).unwrap().contains("known already"));
+    pair.high.stop().unwrap();
+    pair.high.start().unwrap();
+    release(&pair, "two");
+    pair.wait_published(2, MINUTE).unwrap();
 }
 
 /// How many link keys the receiver knows from the metadata.

@@ -116,6 +116,27 @@ fn a_lane_whose_cable_is_pulled_gives_its_blocks_to_the_other() {
     assert_eq!(pair.gap().unwrap().back_arrivals().unwrap(), 0, "something reached the low side");
 }
 
+/// Small datagrams pass and full-size ones do not: nothing can come, and it is said why.
+#[test]
+fn a_path_that_swallows_large_datagrams_is_named() {
+    let _alone = alone();
+    let gap = match Gap::open(Family::V4, 0.0) {
+        Ok(gap) => gap,
+        Err(skip) => return skip.announce_or_fail_in_ci("a path with a small MTU"),
+    };
+    let mut pair = Pair::over_gap(&Setup { name: "black-hole", ..Setup::default() }, gap).unwrap();
+    pair.start().unwrap();
+    release(&pair, "first", 1 << 20);
+    pair.wait_published(1, MINUTE).unwrap();
+    assert!(pair.high_status().unwrap().alarm("mtu").is_none());
+    pair.gap().unwrap().lose_longer_than(1200).unwrap();
+    let alarm = wait_for("the alarm", MINUTE, || Ok(pair.high_status()?.alarm("mtu").cloned())).unwrap();
+    assert!(alarm.text.contains("lane0") && alarm.text.contains("mtu"), "{alarm:?}");
+    pair.gap().unwrap().set_loss(0.0).unwrap();
+    wait_for("the alarm is over", MINUTE, || Ok(pair.high_status()?.alarm("mtu").is_none().then_some(())))
+        .unwrap();
+}
+
 #[test]
 fn crossed_paths_are_named_and_nothing_of_them_is_taken() {
     let _alone = alone();

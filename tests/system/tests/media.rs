@@ -170,6 +170,46 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// A receiver that was rebuilt with its keys alone comes up from one export, or from one full release.
+#[test]
+fn a_rebuilt_receiver_comes_up_from_one_export_or_one_full_release() {
+    let _alone = alone();
+    let mut carried = Carried::new("rebuilt");
+    carried.pair.link().unwrap().cut(false);
+    for octets in [2 << 20, 1 << 20] {
+        carried.release(octets);
+        carried.wait_published();
+    }
+    let media = carried.medium("media");
+    for by_wire in [false, true] {
+        carried.pair.high.stop().unwrap();
+        for entry in entries(carried.pair.high.dir()) {
+            let is_kept = ["keys", "pairing", "receiver.pub", "receiver.toml", "ca.pem", "server.pem"];
+            if is_kept.iter().any(|kept| entry.ends_with(kept)) {
+                continue;
+            }
+            match entry.is_dir() {
+                true => std::fs::remove_dir_all(&entry).unwrap(),
+                false => std::fs::remove_file(&entry).unwrap(),
+            }
+        }
+        carried.pair.high.start().unwrap();
+        if by_wire {
+            carried.number += 1;
+            wait_for("the session is known", MINUTE, || {
+                Ok(carried.pair.high_status()?.lanes[0].session.map(drop))
+            })
+            .unwrap();
+            carried.pair.low.ok(&["release", "--full"]).unwrap();
+        } else {
+            carried.export(&media, &["--full"]);
+            assert_eq!(carried.import(&media).code, Some(0));
+        }
+        carried.wait_published();
+        assert_eq!(carried.pair.high.ok(&["missing"]).unwrap(), "nothing is missing\n");
+    }
+}
+
 /// What somebody else has put on the medium is passed over, and what is good is taken.
 #[test]
 fn a_hostile_medium() {

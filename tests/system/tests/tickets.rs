@@ -178,6 +178,19 @@ fn a_ticket_is_answered_on_a_stick() {
     lacking.compare();
 }
 
+/// What nobody has missed comes again by itself, if the operator says how often.
+#[test]
+fn everything_is_sent_again_when_it_is_due() {
+    let _alone = alone();
+    let mut lacking = Lacking::new("full-every");
+    lacking.pair.low.stop().unwrap();
+    lacking.pair.low.set(&["channel", "name"], "main").unwrap();
+    lacking.pair.low.set(&["channel", "full_every"], "10s").unwrap();
+    lacking.pair.low.start().unwrap();
+    lacking.pair.wait_published(2, MINUTE).unwrap();
+    lacking.compare();
+}
+
 /// Not even the index came: the ticket asks for everything since what is published.
 #[test]
 fn a_ticket_asks_for_a_release_of_which_nothing_came() {
@@ -198,9 +211,15 @@ fn a_ticket_asks_for_a_release_of_which_nothing_came() {
         .unwrap();
     let ticket = lacking.ticket();
     assert_eq!(ticket.lines().count(), 2, "{ticket}");
+    let unknown = lacking.pair.low.run(&["resend", "--release", "9"]).unwrap();
+    assert!(unknown.code == Some(1) && unknown.stderr.contains("the newest here is 2"), "{unknown:?}");
     lacking.pair.low.ok(&["resend", &ticket]).unwrap();
     lacking.pair.wait_published(2, MINUTE).unwrap();
     lacking.compare();
+    // Without a ticket, all of a release; nothing of it is needed any more.
+    let said = lacking.pair.low.ok(&["resend", "--release", "2"]).unwrap();
+    let needed = lacking.pair.high_status().unwrap().release("main", 2).unwrap().blocks_needed;
+    assert!(said.contains(&format!("{needed} blocks")), "{said}");
     // Of another pair it is refused.
     let other =
         Pair::over_link(&Setup { name: "ticket-other", ..Setup::default() }, Weather::clear()).unwrap();

@@ -13,7 +13,7 @@ use diodesync::journal::{HeldBlock, Journal, Key};
 use diodesync::pack::BlockRanges;
 use diodesync::release::retention::Plan;
 
-use super::{Ledger, ROWS_MAX, Unclaimed};
+use super::{Ledger, ROWS_MAX, State, Unclaimed};
 
 /// What was given back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +37,11 @@ impl Ledger {
         let (plan, blocks) = {
             let mut state = self.state();
             state.wanted = kept;
+            // What nobody reads need not be mended.
+            let State { wanted, damaged, is_damaged_stale, .. } = &mut *state;
+            let before = damaged.len();
+            damaged.retain(|id| wanted.contains_key(id) || !self.packs.absolve(id));
+            *is_damaged_stale |= damaged.len() != before;
             let now_wanted: Vec<BlockId> =
                 state.unclaimed.keys().filter(|id| state.wanted.contains_key(id)).copied().collect();
             for id in now_wanted {
