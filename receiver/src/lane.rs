@@ -28,6 +28,7 @@ use diodesync::pack::{PackStore, fact};
 use diodesync::recv::{CollectorStats, Intake, IntakeStats, Intaken, PendingSession, Reject};
 use diodesync::wire::{SymbolHeader, WireError};
 use diodesync_control::clock_ms;
+use diodesync_control::service::Pulse;
 
 use crate::config::Lane as LaneConfig;
 use crate::handover::{Inbox, Judge, Notice, Order};
@@ -144,6 +145,8 @@ pub struct Lanes {
     shared: Arc<LanesShared>,
     hub: Arc<Hub>,
     threads: Vec<JoinHandle<()>>,
+    /// One for each lane; they beat with each look at the socket.
+    pulses: Vec<Pulse>,
 }
 
 /// Binds the lanes' sockets and starts their threads.
@@ -172,11 +175,14 @@ pub fn start(shared: Arc<LanesShared>, input: LanesInput) -> anyhow::Result<Lane
             ..LaneView::default()
         })
         .collect();
-    let mut threads = Vec::new();
+    let (mut threads, mut pulses) = (Vec::new(), Vec::new());
     for (slot, (config, socket, session_path, newest)) in ready.into_iter().enumerate() {
         let name = config.name.clone();
+        let pulse = Pulse::default();
+        pulses.push(pulse.clone());
         let lane = Lane {
             slot,
+            pulse,
             shared: shared.clone(),
             hub: hub.clone(),
             intake: Intake::new(name.clone(), paired.clone(), newest),
@@ -195,10 +201,15 @@ pub fn start(shared: Arc<LanesShared>, input: LanesInput) -> anyhow::Result<Lane
         let thread = std::thread::Builder::new().name(format!("lane {name}"));
         threads.push(thread.spawn(move || lane.run()).context("cannot start a lane's thread")?);
     }
-    Ok(Lanes { shared, hub, threads })
+    Ok(Lanes { shared, hub, threads, pulses })
 }
 
 impl Lanes {
+    /// What beats as long as the lanes get on.
+    pub fn pulses(&self) -> Vec<Pulse> {
+        self.pulses.clone()
+    }
+
     /// Ends the threads, and keeps on disk what is not complete.
     pub fn stop(self) {
         self.shared.stop.store(true, Ordering::Relaxed);
@@ -215,6 +226,7 @@ fn read_session(path: &Path) -> anyhow::Result<Option<SessionNo>> {
 
 struct Lane {
     slot: usize,
+    pulse: Pulse,
     config: LaneConfig,
     shared: Arc<LanesShared>,
     hub: Arc<Hub>,
@@ -237,6 +249,7 @@ impl Lane {
     fn run(mut self) {
         let mut buffers = self.socket.take_buffers();
         while !self.shared.stop.load(Ordering::Relaxed) {
+            self.pulse.beat();
             if let Some((generation, senders)) = self.hub.newer_senders(self.senders_seen) {
                 self.senders_seen = generation;
                 self.intake.set_senders(senders);

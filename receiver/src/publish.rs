@@ -35,6 +35,7 @@ use diodesync::release::index::{Index, NeededBlock};
 use diodesync::trust::{Bundle, Target, TrustError, TrustState, target_name, verify, verify_timestamp};
 use diodesync::wire::{Beacon, ObjectId};
 use diodesync_control::clock_ms;
+use diodesync_control::service::Pulse;
 
 use crate::apt::Signer;
 use crate::handover::{Inbox, Notice, Order, Orders};
@@ -65,6 +66,8 @@ const HASHING_SLICE: Duration = Duration::from_millis(50);
 pub struct PublishShared {
     /// Set to end the thread.
     pub stop: AtomicBool,
+    /// Beats with each turn.
+    pub pulse: Pulse,
     /// Set by an operator who knows of the clocks' difference.
     pub acknowledge_clock: AtomicBool,
     view: Mutex<View>,
@@ -121,6 +124,7 @@ impl PublishShared {
     pub fn new() -> Self {
         Self {
             stop: AtomicBool::new(false),
+            pulse: Pulse::default(),
             acknowledge_clock: AtomicBool::new(false),
             view: Mutex::default(),
         }
@@ -280,6 +284,7 @@ impl Publisher {
 
     fn run(mut self) {
         while !self.shared.stop.load(Ordering::Relaxed) {
+            self.shared.pulse.beat();
             if let Err(error) = self.turn() {
                 let text = format!("{error:#}");
                 let mut view = self.shared.view.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,7 +12,7 @@ use diodesync::journal::{Journal, SledJournal};
 use diodesync::link::Paired;
 use diodesync::pack::PackStore;
 use diodesync::trust::TrustState;
-use diodesync_control::{DirLock, clock_s};
+use diodesync_control::{DirLock, clock_s, service};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -182,10 +182,13 @@ fn run_all(config: Config, runtime: &Runtime) -> anyhow::Result<()> {
         let stopped = until_signal()?;
         let watching = tokio::spawn(watch_tls(tls, tls_status));
         let renewal = tokio::spawn(renew(config.clone()));
+        let pulses = lanes.pulses().into_iter().chain([publisher.shared.pulse.clone()]);
+        let watchdog = tokio::spawn(service::feed_watchdog(pulses.collect()));
         let mirror = mirror(&config, publisher.site.clone(), ca_pem, listener, handle, stopped.clone())?;
         let result = control(daemon, stopped).await;
         watching.abort();
         renewal.abort();
+        watchdog.abort();
         let _ = mirror.await;
         result
     });
@@ -223,8 +226,10 @@ fn run_publish(config: Config, runtime: &Runtime) -> anyhow::Result<()> {
     let result = runtime.block_on(async {
         let stopped = until_signal()?;
         let renewal = tokio::spawn(renew(config));
+        let watchdog = tokio::spawn(service::feed_watchdog(vec![publisher.shared.pulse.clone()]));
         let result = control(daemon, stopped).await;
         renewal.abort();
+        watchdog.abort();
         result
     });
     publisher.stop();
@@ -276,7 +281,12 @@ fn run_lane(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
             }
         }
     };
+    if let Some(lanes) = &lanes {
+        service::ready();
+        runtime.spawn(service::feed_watchdog(lanes.pulses()));
+    }
     runtime.block_on(until(stopped));
+    service::stopping();
     if let Some(lanes) = lanes {
         lanes.stop();
     }
@@ -291,7 +301,7 @@ fn run_serve(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
     let tls = Tls::open(config, clock_s())?;
     let (handle, ca_pem) = (tls.handle(), tls.ca_pem().cloned());
     let follower = Follower::open(&config.dir, packs, tls)?;
-    let site = follower.site();
+    let (site, pulse) = (follower.site(), follower.pulse());
     let stop = Arc::new(AtomicBool::new(false));
     let is_stopped = stop.clone();
     let thread = std::thread::Builder::new()
@@ -299,7 +309,13 @@ fn run_serve(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
         .spawn(move || follower.run(|| is_stopped.load(Ordering::Relaxed)))
         .context("cannot start a thread")?;
     let result = runtime.block_on(async {
-        let mirror = mirror(config, site, ca_pem, listener, handle, until_signal()?)?;
+        let stopped = until_signal()?;
+        let mirror = mirror(config, site, ca_pem, listener, handle, stopped.clone())?;
+        service::ready();
+        let watchdog = tokio::spawn(service::feed_watchdog(vec![pulse]));
+        until(stopped).await;
+        service::stopping();
+        watchdog.abort();
         mirror.await.context("the mirror's task failed")
     });
     stop.store(true, Ordering::Relaxed);

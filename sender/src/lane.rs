@@ -23,6 +23,7 @@ use diodesync::link::{ReceiverPublic, Sealer, offer_session};
 use diodesync::pack::PackStore;
 use diodesync::send::{Job, LaneSlot, Pacer, Transmitter, Via, WindowRate, depth_for_burst};
 use diodesync::wire::{SessionId, symbol_bytes_for_mtu};
+use diodesync_control::service::Pulse;
 use diodesync_control::{clock_ms, clock_s};
 
 use crate::config::Lane as LaneConfig;
@@ -55,6 +56,8 @@ pub struct LaneShared {
     view: Mutex<View>,
     /// Set to end the thread.
     pub stop: AtomicBool,
+    /// Beats with each turn.
+    pub pulse: Pulse,
     /// Counters.
     pub counters: Counters,
 }
@@ -92,7 +95,7 @@ impl LaneShared {
     pub fn new(config: LaneConfig) -> Self {
         let view = View { rate_max_bits_per_s: config.rate.bits_per_s(), ..View::default() };
         let (stop, counters) = (AtomicBool::new(false), Counters::default());
-        Self { config, view: Mutex::new(view), stop, counters }
+        Self { config, view: Mutex::new(view), stop, pulse: Pulse::default(), counters }
     }
 
     fn lock_view(&self) -> MutexGuard<'_, View> {
@@ -205,6 +208,7 @@ impl Lane {
     fn run(mut self) {
         while !self.shared.stop.load(Ordering::Relaxed) {
             let now = Instant::now();
+            self.shared.pulse.beat();
             self.look_at_rate(now);
             if self.is_down {
                 self.probe();

@@ -10,7 +10,7 @@ use diodesync::journal::{JournalExt, Key, Progress, SledJournal};
 use diodesync::link::ReceiverPublic;
 use diodesync::pack::{PackStore, fact};
 use diodesync::send::{Begin, LaneSlot};
-use diodesync_control::{DirLock, clock_s};
+use diodesync_control::{DirLock, clock_s, service};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::{self, Daemon};
@@ -136,11 +136,14 @@ async fn serve(daemon: Arc<Daemon>) -> anyhow::Result<()> {
     };
     let renewal = tokio::spawn(renew(daemon.clone()));
     let housekeeping = tokio::spawn(housekeep::run(daemon.clone()));
+    let pulses = daemon.lanes.iter().map(|lane| lane.pulse.clone());
+    let watchdog = tokio::spawn(service::feed_watchdog(pulses.collect()));
     tracing::info!(socket = %daemon.config.socket().display(), "sender is up");
     let result =
         diodesync_control::serve(&daemon.config.socket(), api::router(daemon.clone()), shutdown).await;
     renewal.abort();
     housekeeping.abort();
+    watchdog.abort();
     result
 }
 

@@ -72,14 +72,14 @@ impl PackStore {
         }
         let path = self.path(pack);
         let is_new = create && !path.exists();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(create)
-            .truncate(false)
-            .mode(0o640)
-            .open(&path)
-            .map_err(PackError::io("open", &path))?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(create).truncate(false).mode(0o640);
+        let file = match options.open(&path) {
+            // Who serves may have leave to read only.
+            Err(error) if !create && is_read_only(&error) => File::open(&path),
+            opened => opened,
+        };
+        let file = file.map_err(PackError::io("open", &path))?;
         if is_new {
             fact::sync_dir(&self.dir)?;
         }
@@ -167,6 +167,11 @@ impl PackStore {
         packs.sort_unstable();
         Ok(packs)
     }
+}
+
+fn is_read_only(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied)
 }
 
 /// Reading of blobs out of packs.

@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/site      what is served: releases, those whose blobs are still read, the signed archive of packages (fact)
 //! DIR/damaged   blocks that are not what they were (fact)
-//! DIR/serving   written here: which releases somebody still reads, and how the certificate stands
+//! DIR/serve/serving  written here: which releases somebody still reads, and how the certificate stands
 //! ```
 //!
 //! The publisher gives back no room of a release that stands in `serving`. That file is no fact: without it, what the
@@ -18,6 +18,7 @@ use anyhow::Context;
 use diodesync::id::{BlockId, Channel, ReleaseNo};
 use diodesync::pack::{PackStore, Stamp, fact};
 use diodesync::release::Index;
+use diodesync_control::service::Pulse;
 use diodesync_control::{clock_ms, clock_s};
 use serde::{Deserialize, Serialize};
 
@@ -89,7 +90,7 @@ pub struct Serving {
 }
 
 fn serving_path(dir: &Path) -> PathBuf {
-    dir.join("serving")
+    dir.join("serve/serving")
 }
 
 impl Serving {
@@ -117,12 +118,15 @@ pub struct Follower {
     /// Everything that was served since the start, as long as somebody reads it.
     served: Vec<Weak<Index>>,
     failure: Option<String>,
+    pulse: Pulse,
 }
 
 impl Follower {
     /// Begins with what is recorded now.
     pub fn open(dir: &Path, packs: Arc<PackStore>, tls: Tls) -> anyhow::Result<Self> {
         let site = SiteHandle::new(Arc::new(Site::new(Vec::new(), packs.clone())?));
+        let folder = dir.join("serve");
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let mut follower = Self {
             dir: dir.to_owned(),
             packs,
@@ -133,11 +137,17 @@ impl Follower {
             damaged: BTreeSet::new(),
             served: Vec::new(),
             failure: None,
+            pulse: Pulse::default(),
         };
         follower.take_damaged()?;
         follower.take_site()?;
         follower.write_serving()?;
         Ok(follower)
+    }
+
+    /// Beats with each look.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// What is served.
@@ -215,6 +225,7 @@ impl Follower {
         let (mut tls_due, mut serving_due) = (Instant::now(), Instant::now());
         while !stop() {
             std::thread::sleep(INTERVAL);
+            self.pulse.beat();
             let now = Instant::now();
             // Damage first: a block that came again may be part of what is published now.
             let taken = self.take_damaged().and_then(|()| self.take_site());

@@ -5,6 +5,7 @@
 mod client;
 mod progress;
 mod server;
+pub mod service;
 mod stream;
 mod verify;
 

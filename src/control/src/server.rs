@@ -10,6 +10,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::service;
+
 /// How long a stop waits for requests that are under way; a submission can take hours, and one whose command was
 /// suspended never ends.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
@@ -55,9 +57,11 @@ pub async fn serve(
     let listener = tokio::net::UnixListener::bind(path)
         .with_context(|| format!("cannot listen on the control socket {}", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    service::ready();
     let (stop, mut stopped) = tokio::sync::watch::channel(());
     let graceful = async move {
         shutdown.await;
+        service::stopping();
         drop(stop);
     };
     let late = async move {

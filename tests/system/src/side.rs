@@ -243,6 +243,11 @@ impl Side {
         self.roles.first().and_then(|role| self.children.get(role)).map(Child::id)
     }
 
+    /// One role's process, while it runs.
+    pub fn role_pid(&self, role: &str) -> Option<u32> {
+        self.children.get(role).map(Child::id)
+    }
+
     /// Starts the daemon and waits until it answers.
     pub fn start(&mut self) -> Result<()> {
         self.spawn()?;
@@ -359,7 +364,7 @@ impl Side {
     /// Whether a serve role that runs for itself has gone over to a release of `main`.
     fn serves(&self, number: u64) -> bool {
         !self.children.contains_key("serve")
-            || std::fs::read_to_string(self.dir.join("serving"))
+            || std::fs::read_to_string(self.dir.join("serve/serving"))
                 .is_ok_and(|serving| serving.contains(&format!("[\"main\",{number}]")))
     }
 

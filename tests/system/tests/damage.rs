@@ -218,7 +218,7 @@ fn facts(dir: &Path) -> Vec<PathBuf> {
         let path = entry.path();
         let name = entry.file_name();
         // Bulk data, the journal, and what waits and comes again if it is garbled.
-        if ["packs", "journal", "partial", "inbox", "floor", "imported", "serving"]
+        if ["packs", "journal", "partial", "inbox", "floor", "imported", "serve"]
             .contains(&name.to_str().unwrap())
         {
             continue;

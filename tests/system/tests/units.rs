@@ -1,0 +1,224 @@
+//! The units of `systemd/`: sound by systemd's own judgement, and each role of the receiver does its part with no more
+//! than its unit leaves it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use diodesync_system::bins::{bins, workspace};
+use diodesync_system::prng::Prng;
+use diodesync_system::scratch::Scratch;
+use diodesync_system::side::{Pair, ROLES, Setup};
+use diodesync_system::skip::Skip;
+use diodesync_system::tree;
+use diodesync_system::wait_for;
+use diodesync_system::weather::Weather;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const STATE: &str = "/var/lib/diodesync-receiver";
+
+fn folder() -> PathBuf {
+    workspace().join("systemd")
+}
+
+/// The units, with the programs that were built here.
+fn units(to: &Path) -> Vec<PathBuf> {
+    let bins = bins().unwrap();
+    let mut units = Vec::new();
+    for entry in std::fs::read_dir(folder()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|kind| kind == "service" || kind == "target") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let text = text
+                .replace("/usr/bin/diode-receiver", bins.receiver.to_str().unwrap())
+                .replace("/usr/bin/diode-sender", bins.sender.to_str().unwrap());
+            let at = to.join(path.file_name().unwrap());
+            std::fs::write(&at, text).unwrap();
+            units.push(at);
+        }
+    }
+    units.sort();
+    assert!(units.len() >= 6, "{units:?}");
+    units
+}
+
+fn analyze(words: &[&str], units: &[PathBuf]) -> std::io::Result<Output> {
+    Command::new("systemd-analyze").args(words).args(units).output()
+}
+
+#[test]
+fn they_are_sound_and_expose_little() {
+    let scratch = Scratch::new("units").unwrap();
+    let units = units(scratch.path());
+    let verified = match analyze(&["verify", "--man=no"], &units) {
+        Ok(verified) => verified,
+        Err(error) => {
+            let skip = Skip::curable(format!("cannot run systemd-analyze ({error}); the package is systemd"));
+            return skip.announce_or_fail_in_ci("systemd's judgement of the units");
+        }
+    };
+    let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+    assert!(verified.status.success() && said.is_empty(), "{said}");
+    for unit in units.iter().filter(|unit| unit.extension().is_some_and(|kind| kind == "service")) {
+        // Tenths. What reads datagrams exposes least.
+        let threshold = if unit.ends_with("diodesync-receiver-lane.service") { 15 } else { 25 };
+        let words = ["security", "--offline=yes", "--no-pager", &format!("--threshold={threshold}")];
+        let judged = analyze(&words, std::slice::from_ref(unit)).unwrap();
+        let said = String::from_utf8_lossy(&judged.stdout).into_owned();
+        assert!(judged.status.success(), "{said}");
+        println!("{}", said.lines().last().unwrap_or_default());
+    }
+}
+
+/// Rules that let nothing out over the interface at the end of the diode, loaded in a namespace of their own.
+#[test]
+fn the_rules_for_the_lanes_interface_can_be_loaded_and_hold() {
+    let tried = Command::new("unshare").args(["-n", "nft", "--version"]).output();
+    if !tried.as_ref().is_ok_and(|done| done.status.success()) {
+        let skip = Skip::curable(format!("cannot run nft as root ({tried:?}); the package is nftables"));
+        return skip.announce_or_fail_in_ci("the rules for the lanes' interface");
+    }
+    let rules = folder().join("diodesync-receiver.nft");
+    // A datagram to a neighbour that is written down leaves without the rules, and not with them.
+    let script = r#"
+        set -e
+        ip link add eth1 type veth peer name far
+        ip link set far up; ip link set eth1 up
+        ip address add 192.0.2.2/30 dev eth1
+        ip neighbour replace 192.0.2.1 lladdr 02:00:00:00:00:01 dev eth1 nud permanent
+        count() { cat /sys/class/net/far/statistics/rx_packets; }
+        speak() { bash -c 'echo x > /dev/udp/192.0.2.1/9' || true; }
+        sleep 1; before=$(count); speak; sleep 0.2; after=$(count)
+        [ "$after" -gt "$before" ] || { echo "nothing leaves even without rules"; exit 1; }
+        nft -f "$1"
+        before=$(count); speak; ping -c 1 -W 1 192.0.2.1 > /dev/null 2>&1 || true; sleep 0.2; after=$(count)
+        [ "$after" -eq "$before" ] || { echo "$((after - before)) packets left in spite of the rules"; exit 1; }
+    "#;
+    let enter = r#"mount -t sysfs none /sys; exec sh -c "$0" x "$1""#;
+    let mut apart = Command::new("unshare");
+    let done = apart.args(["-n", "-m", "sh", "-c", enter, script]).arg(&rules).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{said}");
+}
+
+/// Makes of a unit's paths what systemd would, and goes on as the program.
+const SANDBOX: &str = r#"
+set -e
+units=$1 dir=$2; shift 2
+role=; last=
+for word; do [ "$last" = --role ] && role=$word; last=$word; done
+unit=$units/diodesync-receiver-$role.service
+paths() { sed -n "s/^$1=//p" "$unit" | tr ' ' '\n' | sed "s|^-||; s|/var/lib/diodesync-receiver|$dir|"; }
+mount --make-rprivate /
+for path in $(paths ReadOnlyPaths); do mount --bind "$path" "$path"; mount -o remount,bind,ro "$path"; done
+for path in $(paths ReadWritePaths); do mount --bind "$path" "$path"; mount -o remount,bind,rw "$path"; done
+for path in $(paths InaccessiblePaths); do
+    if [ -d "$path" ]; then mount -t tmpfs -o mode=000,size=4k,ro none "$path"
+    elif [ -e "$path" ]; then mount --bind /dev/null "$path"; fi
+done
+if grep -q '^PrivateNetwork=yes' "$unit"; then exec unshare -n "$@"; fi
+exec "$@"
+"#;
+
+#[test]
+fn each_role_runs_with_what_its_unit_leaves_it() {
+    if !rustix::process::geteuid().is_root() {
+        return Skip::curable("mounts need root").announce_or_fail_in_ci("the roles' sandboxes");
+    }
+    let tried = Command::new("unshare").args(["-m", "-n", "mount", "--make-rprivate", "/"]).output();
+    if !tried.as_ref().is_ok_and(|done| done.status.success()) {
+        return Skip::incurable(format!("this machine makes no mounts: {tried:?}"))
+            .announce("the roles' sandboxes");
+    }
+    let setup = Setup { name: "sandbox", rounds: 2, ..Setup::default() };
+    let mut pair = Pair::over_link(&setup, Weather::lossy(1)).unwrap();
+    pair.high.split();
+    let dir = pair.high.dir().to_owned();
+    // What systemd-tmpfiles makes.
+    let tmpfiles = std::fs::read_to_string(folder().join("diodesync.tmpfiles")).unwrap();
+    for line in tmpfiles.lines().filter(|line| line.contains(STATE)) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let path = words[1].replace(STATE, dir.to_str().unwrap());
+        match words[0] {
+            "d" => std::fs::create_dir_all(&path).unwrap(),
+            "f" => drop(std::fs::File::options().create(true).append(true).open(&path).unwrap()),
+            other => panic!("{other} in {line}"),
+        }
+    }
+    let script = pair.dir.join("sandbox.sh");
+    std::fs::write(&script, SANDBOX).unwrap();
+    let units = folder();
+    let words =
+        ["unshare", "-m", "sh", script.to_str().unwrap(), units.to_str().unwrap(), dir.to_str().unwrap()];
+    pair.high.set_wrapper(&words);
+    pair.start().unwrap();
+
+    let tree = pair.dir.join("tree");
+    for number in 1..=3 {
+        tree::write(&tree, "bulk", &tree::octets(&mut Prng::new(number), 2 << 20), 0o644).unwrap();
+        tree::write(&tree, "number", number.to_string().as_bytes(), 0o644).unwrap();
+        pair.low.ok(&["submit", "files", tree.to_str().unwrap()]).unwrap();
+        pair.low.ok(&["release"]).unwrap();
+        pair.wait_published(number, 2 * MINUTE).unwrap();
+        pair.mirror().unwrap().compare_files(&tree::digests(&tree, "tree").unwrap()).unwrap();
+        for role in ROLES {
+            pair.high.kill_9_role(role).unwrap();
+            pair.high.spawn_role(role).unwrap();
+            pair.high.wait_ready().unwrap();
+        }
+    }
+
+    // In each role's sight, what its unit says.
+    let within = |pair: &Pair, role: &str, command: &str| {
+        let pid = pair.high.role_pid(role).unwrap().to_string();
+        Command::new("nsenter").args(["-t", &pid, "-m", "sh", "-c", command]).output().unwrap()
+    };
+    let size = |pair: &Pair, role: &str, name: &str| {
+        let done = within(pair, role, &format!("cat {}/{name} | wc -c", dir.display()));
+        String::from_utf8_lossy(&done.stdout).trim().parse::<u64>().unwrap()
+    };
+    // The sandboxes are made before the programs start; these say that they have.
+    let is_program = |role: &str| {
+        let program = std::fs::read_link(format!("/proc/{}/exe", pair.high.role_pid(role).unwrap()));
+        program.is_ok_and(|program| program.ends_with("diode-receiver"))
+    };
+    wait_for("all roles are there", MINUTE, || Ok(ROLES.iter().all(|role| is_program(role)).then_some(())))
+        .unwrap();
+    for (role, key, is_seen) in [
+        ("lane", "keys/receiver.key", true),
+        ("lane", "keys/ca.key", false),
+        ("lane", "keys/apt.key", false),
+        ("lane", "keys/server.key", false),
+        ("serve", "keys/server.key", true),
+        ("serve", "keys/receiver.key", false),
+        ("serve", "keys/ca.key", false),
+        ("serve", "keys/apt.key", false),
+        ("serve", "pairing", false),
+        ("publish", "keys/ca.key", true),
+        ("publish", "keys/apt.key", true),
+    ] {
+        assert_eq!(size(&pair, role, key) > 0, is_seen, "{role} and {key}");
+    }
+    for (role, place, may_write) in [
+        ("lane", "inbox", true),
+        ("lane", "packs", true),
+        ("lane", "releases", false),
+        ("lane", "published", false),
+        ("lane", ".", false),
+        ("serve", "serve", true),
+        ("serve", "packs", false),
+        ("serve", "releases", false),
+        ("publish", "releases", true),
+    ] {
+        let probe = format!("{}/{place}/probe", dir.display());
+        let done = within(&pair, role, &format!("echo x > {probe} && rm {probe}"));
+        assert_eq!(done.status.success(), may_write, "{role} and {place}: {done:?}");
+    }
+    let net = within(&pair, "publish", "true");
+    assert!(net.status.success());
+    let pid = pair.high.role_pid("publish").unwrap();
+    let ours = std::fs::read_link("/proc/self/ns/net").unwrap();
+    assert_ne!(std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap(), ours, "publish has the network");
+    wait_for("nothing is wrong", MINUTE, || Ok(pair.high_status()?.alarms.is_empty().then_some(()))).unwrap();
+    assert_eq!(pair.high.stop().unwrap(), Some(0));
+}
