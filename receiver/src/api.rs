@@ -14,7 +14,7 @@ use diodesync::journal::SledJournal;
 use diodesync::link::Paired;
 use diodesync::pack::{Disk, PackError, PackStore};
 use diodesync::quantity::Span;
-use diodesync_control::{ApiError, VerifyJob, VerifyState, clock_ms, clock_s};
+use diodesync_control::{ApiError, VerifyJob, VerifyState, clock_ms, clock_s, on_thread};
 
 use crate::config::Config;
 use crate::handover::Notice;
@@ -97,11 +97,11 @@ async fn missing(State(daemon): State<Arc<Daemon>>) -> Json<Missing> {
 
 /// The ticket for what is lacking; none if nothing is.
 async fn ticket(State(daemon): State<Arc<Daemon>>) -> Result<Json<Option<String>>, ApiError> {
-    let work = tokio::task::spawn_blocking(move || {
+    on_thread("ticket", move || {
         let (site, publish) = (daemon.site.load(), daemon.publish.view());
         ticket::make(&daemon.config.dir, &daemon.paired, &site, &publish, clock_s())
-    });
-    Ok(Json(work.await.map_err(|error| ApiError::refused(format!("the ticket crashed: {error}")))??))
+    })
+    .await
 }
 
 async fn verify_state(State(daemon): State<Arc<Daemon>>) -> Json<VerifyState> {

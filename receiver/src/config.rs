@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use diodesync::id::{Channel, LaneId};
 use diodesync::limits::LANES_MAX;
 use diodesync::quantity::{parse_bytes, parse_duration};
-use diodesync::release::retention::KEEP_DEFAULT;
+use diodesync::release::retention::{KEEP_DEFAULT, check_keep};
 use serde::{Deserialize, Deserializer};
 
 /// The whole file.
@@ -149,7 +149,7 @@ impl Config {
         if config.serve.certificate.is_some() != config.serve.key.is_some() {
             bail!("serve: certificate and key belong together; give both or neither");
         }
-        check_keep(&config.channel)?;
+        check_keep(config.channel.iter().map(|channel| (&channel.name, channel.keep)))?;
         if config.serve.hosts.is_empty() {
             bail!("serve: hosts is empty; give at least the name under which clients reach this mirror");
         }
@@ -205,21 +205,6 @@ hosts = {hosts:?}
 "#
         )
     }
-}
-
-fn check_keep(channels: &[ChannelConfig]) -> anyhow::Result<()> {
-    for (at, channel) in channels.iter().enumerate() {
-        if channel.keep == 0 {
-            bail!(
-                "channel {}: keep is 0, expected 1 or more: the release in use is always kept",
-                channel.name
-            );
-        }
-        if channels.iter().take(at).any(|other| other.name == channel.name) {
-            bail!("channel {} is configured twice", channel.name);
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

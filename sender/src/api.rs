@@ -11,7 +11,7 @@ use diodesync::id::{Channel, LinkId, ReleaseNo, Sha256};
 use diodesync::journal::SledJournal;
 use diodesync::link::ReceiverPublic;
 use diodesync::pack::{Disk, PackError, PackStore};
-use diodesync_control::{ApiError, VerifyJob, VerifyState, clock_ms, clock_s};
+use diodesync_control::{ApiError, VerifyJob, VerifyState, clock_ms, clock_s, on_thread};
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -139,8 +139,7 @@ async fn cut(
     State(daemon): State<Arc<Daemon>>,
     Json(request): Json<ReleaseRequest>,
 ) -> Result<Json<Cut>, ApiError> {
-    let work = tokio::task::spawn_blocking(move || daemon.cut(&request.channel, request.full));
-    Ok(Json(work.await.map_err(|error| ApiError::refused(format!("the release crashed: {error}")))??))
+    on_thread("release", move || daemon.cut(&request.channel, request.full)).await
 }
 
 /// Sends what a ticket asks for.
@@ -148,7 +147,7 @@ async fn resend(
     State(daemon): State<Arc<Daemon>>,
     Json(request): Json<resend::Request>,
 ) -> Result<Json<Vec<Again>>, ApiError> {
-    let work = tokio::task::spawn_blocking(move || -> anyhow::Result<Vec<Again>> {
+    on_thread("resend", move || {
         let _one_at_a_time = daemon.releaser.lock().unwrap_or_else(PoisonError::into_inner);
         let (sent, path) = {
             let store = daemon.store.lock().unwrap_or_else(PoisonError::into_inner);
@@ -162,8 +161,8 @@ async fn resend(
             answer.push(again);
         }
         Ok(answer)
-    });
-    Ok(Json(work.await.map_err(|error| ApiError::refused(format!("the resend crashed: {error}")))??))
+    })
+    .await
 }
 
 async fn verify_state(State(daemon): State<Arc<Daemon>>) -> Json<VerifyState> {
@@ -180,9 +179,7 @@ async fn start_verify(State(daemon): State<Arc<Daemon>>) -> Result<Json<VerifySt
 
 /// Signs everything anew, after a rotation, and has it sent.
 async fn sign(State(daemon): State<Arc<Daemon>>) -> Result<Json<serde_json::Value>, ApiError> {
-    let work = tokio::task::spawn_blocking(move || daemon.sign_anew());
-    work.await.map_err(|error| ApiError::refused(format!("signing crashed: {error}")))??;
-    Ok(Json(serde_json::json!({})))
+    on_thread("signing", move || daemon.sign_anew().map(|()| serde_json::json!({}))).await
 }
 
 impl Daemon {

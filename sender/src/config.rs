@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use diodesync::id::{Channel as ChannelName, LaneId};
 use diodesync::limits::{DATAGRAM_BYTES_MAX, LANE_SYMBOL_BYTES_MIN, LANES_MAX};
 use diodesync::quantity::{Rate, parse_bytes, parse_duration, parse_percent};
-use diodesync::release::retention::KEEP_DEFAULT;
+use diodesync::release::retention::{KEEP_DEFAULT, check_keep};
 use diodesync::send::{ChannelSettings, RateWindow, RateWindows, RoundSettings};
 use diodesync::wire::symbol_bytes_for_mtu;
 use serde::{Deserialize, Deserializer};
@@ -275,7 +275,7 @@ impl Config {
                 bail!("channel {}: rounds is 0, expected 1 to 255", channel.name);
             }
         }
-        check_keep(&config.channel)?;
+        check_keep(config.channel.iter().map(|channel| (&channel.name, channel.keep)))?;
         if !(1..=365).contains(&config.trust.timestamp_days) {
             bail!("trust: timestamp_days is {}, expected 1 to 365", config.trust.timestamp_days);
         }
@@ -347,21 +347,6 @@ name = "main"
 "#
         )
     }
-}
-
-fn check_keep(channels: &[Channel]) -> anyhow::Result<()> {
-    for (at, channel) in channels.iter().enumerate() {
-        if channel.keep == 0 {
-            bail!(
-                "channel {}: keep is 0, expected 1 or more: the release in use is always kept",
-                channel.name
-            );
-        }
-        if channels.iter().take(at).any(|other| other.name == channel.name) {
-            bail!("channel {} is configured twice", channel.name);
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -4,10 +4,40 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use crate::id::{BlockId, BlockNo, PackId, ReleaseNo};
+use thiserror::Error;
+
+use crate::id::{BlockId, BlockNo, Channel, PackId, ReleaseNo};
 
 /// Releases of a channel that are kept when nothing is configured: the one in use and the one before.
 pub const KEEP_DEFAULT: usize = 2;
+
+/// What a configuration says of channels cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum KeepError {
+    /// A channel would keep nothing.
+    #[error("channel {0}: keep is 0, expected 1 or more: the release in use is always kept")]
+    Nothing(Channel),
+    /// A channel stands twice.
+    #[error("channel {0} is configured twice")]
+    Twice(Channel),
+}
+
+/// Checks what a configuration says of each channel: its name, and how many releases it keeps.
+///
+/// # Errors
+/// The first channel that keeps nothing, or that stands twice.
+pub fn check_keep<'a>(channels: impl IntoIterator<Item = (&'a Channel, usize)>) -> Result<(), KeepError> {
+    let mut seen = BTreeSet::new();
+    for (name, keep) in channels {
+        if keep == 0 {
+            return Err(KeepError::Nothing(name.clone()));
+        }
+        if !seen.insert(name) {
+            return Err(KeepError::Twice(name.clone()));
+        }
+    }
+    Ok(())
+}
 
 /// The releases of one channel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

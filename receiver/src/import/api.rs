@@ -8,7 +8,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use bytes::{Buf, Bytes};
 use diodesync::id::ExportId;
-use diodesync_control::ApiError;
+use diodesync_control::{ApiError, on_thread};
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -25,15 +25,8 @@ pub fn router() -> Router<Arc<Daemon>> {
         .route("/v1/imports/{export}/finish", post(finish))
 }
 
-async fn on_thread<T: Send + 'static>(
-    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
-) -> Result<Json<T>, ApiError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    Ok(Json(done.map_err(|error| ApiError::refused(format!("the import crashed: {error}")))??))
-}
-
 async fn begin(State(daemon): State<Arc<Daemon>>, manifest: Bytes) -> Result<Json<Offered>, ApiError> {
-    on_thread(move || {
+    on_thread("import", move || {
         check_manifest_size(&manifest)?;
         daemon.imports.begin(&manifest)
     })
@@ -44,7 +37,7 @@ async fn resume(
     State(daemon): State<Arc<Daemon>>,
     Path(export): Path<ExportId>,
 ) -> Result<Json<Offered>, ApiError> {
-    on_thread(move || daemon.imports.resume(export)).await
+    on_thread("import", move || daemon.imports.resume(export)).await
 }
 
 #[derive(Debug, Deserialize)]
@@ -59,7 +52,7 @@ async fn slots(
     mut body: Body,
 ) -> Result<Json<Taken>, ApiError> {
     let (sender, mut chunks) = mpsc::channel::<Bytes>(16);
-    let work = tokio::spawn(on_thread(move || {
+    let work = tokio::spawn(on_thread("import", move || {
         let mut rest = Bytes::new();
         // What broke off is a file that ends there.
         daemon.imports.take(export, first, |out| {
@@ -96,5 +89,5 @@ async fn finish(
     State(daemon): State<Arc<Daemon>>,
     Path(export): Path<ExportId>,
 ) -> Result<Json<Summary>, ApiError> {
-    on_thread(move || daemon.imports.finish(export)).await
+    on_thread("import", move || daemon.imports.finish(export)).await
 }

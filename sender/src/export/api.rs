@@ -12,7 +12,7 @@ use diodesync::id::ExportId;
 use diodesync::release::delta::blocks_to_send;
 use diodesync::ticket::Ticket;
 use diodesync::trust::Bundle;
-use diodesync_control::{ApiError, clock_s};
+use diodesync_control::{ApiError, clock_s, on_thread};
 use hyper::body::Frame;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -34,18 +34,11 @@ pub fn router() -> Router<Arc<Daemon>> {
         .route("/v1/exports/{export}/finish", post(finish))
 }
 
-async fn on_thread<T: Send + 'static>(
-    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
-) -> Result<Json<T>, ApiError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    Ok(Json(done.map_err(|error| ApiError::refused(format!("the export crashed: {error}")))??))
-}
-
 async fn begin(
     State(daemon): State<Arc<Daemon>>,
     Json(request): Json<Request>,
 ) -> Result<Json<Begun>, ApiError> {
-    on_thread(move || daemon.exports.begin(&plan(&daemon, &request)?)).await
+    on_thread("export", move || daemon.exports.begin(&plan(&daemon, &request)?)).await
 }
 
 fn plan(daemon: &Daemon, request: &Request) -> anyhow::Result<Plan> {
@@ -101,7 +94,7 @@ async fn describe(
     State(daemon): State<Arc<Daemon>>,
     Path(export): Path<ExportId>,
 ) -> Result<Json<Begun>, ApiError> {
-    on_thread(move || daemon.exports.describe(export)).await
+    on_thread("export", move || daemon.exports.describe(export)).await
 }
 
 #[derive(Debug, Deserialize)]
@@ -134,19 +127,19 @@ async fn is_written(
     State(daemon): State<Arc<Daemon>>,
     Path((export, volume)): Path<(ExportId, u32)>,
 ) -> Result<Json<bool>, ApiError> {
-    on_thread(move || daemon.exports.is_written(export, volume)).await
+    on_thread("export", move || daemon.exports.is_written(export, volume)).await
 }
 
 async fn written(
     State(daemon): State<Arc<Daemon>>,
     Path((export, volume)): Path<(ExportId, u32)>,
 ) -> Result<Json<()>, ApiError> {
-    on_thread(move || daemon.exports.record_written(export, volume)).await
+    on_thread("export", move || daemon.exports.record_written(export, volume)).await
 }
 
 async fn finish(
     State(daemon): State<Arc<Daemon>>,
     Path(export): Path<ExportId>,
 ) -> Result<Json<()>, ApiError> {
-    on_thread(move || daemon.exports.finish(export)).await
+    on_thread("export", move || daemon.exports.finish(export)).await
 }

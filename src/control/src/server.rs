@@ -39,6 +39,15 @@ impl IntoResponse for ApiError {
     }
 }
 
+/// Answers with what `work` returns, which may take its time: it has a thread of its own. `what` it is says an error.
+pub async fn on_thread<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> Result<axum::Json<T>, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(axum::Json(done.map_err(|error| ApiError::refused(format!("the {what} crashed: {error}")))??))
+}
+
 /// Serves the control socket until `shutdown` completes. Who may write to the socket file (its owner and group) may
 /// control the daemon.
 pub async fn serve(

@@ -11,6 +11,7 @@
 //! | [`deb`] | Debian packages |
 //! | [`provider`] | a Terraform provider release as a registry has it, signed |
 //! | [`oci`] | container images, signed, and the real `skopeo` and `podman` |
+//! | [`clock`] | a clock that is wrong |
 //! | [`terraform`] | the real `terraform`, in an empty environment |
 //! | [`tmpfs`] | small file systems that a test can fill |
 //! | [`tree`] | file trees that are the same in every run, and their digests |
@@ -19,6 +20,7 @@
 //! | [`scratch`], [`prng`], [`skip`] | temporary folders, seeded numbers, tests that cannot run here |
 
 pub mod bins;
+pub mod clock;
 pub mod deb;
 pub mod https;
 pub mod mirror;
@@ -36,9 +38,16 @@ pub mod tmpfs;
 pub mod tree;
 pub mod weather;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+
+/// Held by a test that measures daemons against clocks: two pairs at once on a small machine would measure each other.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Asks `ready` until it gives something, every 50 ms; after `limit` it fails with `what`.
 pub fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {

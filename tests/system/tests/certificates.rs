@@ -3,9 +3,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use diodesync_system::alone;
+use diodesync_system::clock::ShiftedClock;
 use diodesync_system::deb::run;
 use diodesync_system::https::Https;
 use diodesync_system::side::{Pair, Setup};
@@ -14,11 +15,6 @@ use diodesync_system::wait_for;
 use diodesync_system::weather::Weather;
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A site's authority.
 struct Authority {
@@ -154,31 +150,23 @@ fn so_it_is_when_another_process_serves() {
 #[test]
 fn a_wrong_clock_is_an_alarm_and_no_end() {
     let _alone = alone();
-    let libraries = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
-    let library =
-        libraries.map(|dir| dir.path().join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
-    let Some(library) = library else {
-        let skip = Skip::curable("libfaketime is not installed (apt-get install faketime)");
-        return skip.announce_or_fail_in_ci("certificates and wrong clocks");
-    };
-    // The program `faketime` would stay between us and the daemon.
-    let preload = format!("LD_PRELOAD={}", library.display());
-    let shift = |pair: &mut Pair, by: &str| {
-        let by = format!("FAKETIME={by}");
-        pair.high.set_wrapper(&["env", &preload, &by, "FAKETIME_DONT_FAKE_MONOTONIC=1"]);
-    };
     let mut pair =
         Pair::over_link(&Setup { name: "own-cert", ..Setup::default() }, Weather::clear()).unwrap();
+    let clock = match ShiftedClock::new(pair.dir.join("shift")) {
+        Ok(clock) => clock,
+        Err(skip) => return skip.announce_or_fail_in_ci("certificates and wrong clocks"),
+    };
+    clock.give_to(&mut pair.high);
     let read = |pair: &Pair| std::fs::read(pair.high.dir().join("server.pem")).unwrap();
     let first = read(&pair);
-    shift(&mut pair, "-400d");
+    clock.set("-400d").unwrap();
     pair.high.start().unwrap();
     wait_alarm(&pair, "not valid before");
     assert!(is_served(&pair, &pair.ca()), "clients whose clock is right are served");
     assert_eq!(read(&pair), first);
     pair.high.stop().unwrap();
     // It has 397 days; 20 before its end it is made anew.
-    shift(&mut pair, "+377d");
+    clock.set("+377d").unwrap();
     pair.high.start().unwrap();
     assert_eq!(alarm(&pair), None);
     assert_ne!(read(&pair), first);

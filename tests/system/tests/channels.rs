@@ -1,9 +1,9 @@
 //! Several channels: an urgent one overtakes a bulk one in the middle, a newer release supersedes an unfinished one, and
 //! one name is never in two of them.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use diodesync_system::alone;
 use diodesync_system::prng::Prng;
 use diodesync_system::side::{Pair, Setup};
 use diodesync_system::tree;
@@ -11,11 +11,6 @@ use diodesync_system::wait_for;
 use diodesync_system::weather::Weather;
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A pair whose channel `urgent` overtakes `main`, over a link that loses 2 %.
 fn pair(name: &'static str, rate: &str) -> Pair {

@@ -2,12 +2,12 @@
 //! Nothing is published while the clocks are apart, what is published stays, and a clock that is set right needs no
 //! other help.
 //!
-//! The daemon's clock is shifted by libfaketime (Debian package `faketime`), which reads the shift from a file.
+//! The daemon's clock is shifted by libfaketime.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use diodesync_system::alone;
+use diodesync_system::clock::ShiftedClock;
 use diodesync_system::side::{Pair, Setup};
 use diodesync_system::skip::Skip;
 use diodesync_system::status::ReleaseState;
@@ -16,46 +16,23 @@ use diodesync_system::weather::Weather;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn faketime() -> Result<PathBuf, Skip> {
-    let libraries = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
-    let found =
-        libraries.map(|dir| dir.path().join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
-    found.ok_or_else(|| Skip::curable("libfaketime is not installed (apt-get install faketime)"))
-}
-
 struct Shifted {
     pair: Pair,
-    shift: PathBuf,
+    clock: ShiftedClock,
 }
 
 impl Shifted {
-    /// A pair whose receiver's clock is shifted by what the file says.
-    fn new(name: &'static str, library: &Path) -> Self {
+    /// A pair whose receiver's clock is shifted.
+    fn new(name: &'static str) -> Result<Self, Skip> {
         let setup = Setup { name, rounds: 100, ..Setup::default() };
         let mut pair = Pair::over_link(&setup, Weather::clear()).unwrap();
-        let shift = pair.dir.join("shift");
-        std::fs::write(&shift, "+0\n").unwrap();
-        let words = [
-            "env".to_owned(),
-            format!("LD_PRELOAD={}", library.display()),
-            format!("FAKETIME_TIMESTAMP_FILE={}", shift.display()),
-            "FAKETIME_NO_CACHE=1".to_owned(),
-            "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
-        ];
-        pair.high.set_wrapper(&words.each_ref().map(String::as_str));
-        Self { pair, shift }
+        let clock = ShiftedClock::new(pair.dir.join("shift"))?;
+        clock.give_to(&mut pair.high);
+        Ok(Self { pair, clock })
     }
 
     fn shift(&self, by: &str) {
-        // Renamed into its place, so that the daemon never reads an empty one.
-        let new = self.shift.with_extension("new");
-        std::fs::write(&new, format!("{by}\n")).unwrap();
-        std::fs::rename(new, &self.shift).unwrap();
+        self.clock.set(by).unwrap();
     }
 
     fn release(&self, name: &str) {
@@ -87,11 +64,10 @@ impl Shifted {
 #[test]
 fn a_clock_that_jumps_holds_what_comes_and_no_more() {
     let _alone = alone();
-    let library = match faketime() {
-        Ok(library) => library,
+    let mut world = match Shifted::new("jumps") {
+        Ok(world) => world,
         Err(skip) => return skip.announce_or_fail_in_ci("clocks that jump"),
     };
-    let mut world = Shifted::new("jumps", &library);
     world.pair.start().unwrap();
     world.release("one.txt");
     world.pair.wait_published(1, MINUTE).unwrap();
@@ -113,11 +89,10 @@ fn a_clock_that_jumps_holds_what_comes_and_no_more() {
 #[test]
 fn an_operator_acknowledges_a_difference_and_it_holds_over_a_restart() {
     let _alone = alone();
-    let library = match faketime() {
-        Ok(library) => library,
+    let mut world = match Shifted::new("known") {
+        Ok(world) => world,
         Err(skip) => return skip.announce_or_fail_in_ci("clocks that are apart"),
     };
-    let mut world = Shifted::new("known", &library);
     world.pair.start().unwrap();
     let nothing = world.pair.high.run(&["acknowledge-clock"]).unwrap();
     assert_eq!(nothing.code, Some(1), "{nothing:?}");

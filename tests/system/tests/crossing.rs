@@ -3,9 +3,9 @@
 //! over as a delta.
 
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use diodesync_system::alone;
 use diodesync_system::mirror::Mirror;
 use diodesync_system::netns::{Family, Gap};
 use diodesync_system::prng::Prng;
@@ -19,12 +19,6 @@ use diodesync_system::weather::Weather;
 
 const SOURCE: &str = "registry.example.com/diodesync/demo";
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// The daemons are measured against clocks; two pairs at once on a small machine would measure each other.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn setup(name: &'static str) -> Setup {
     Setup { name, rounds: 2, ..Setup::default() }

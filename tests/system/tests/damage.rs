@@ -4,9 +4,9 @@
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use diodesync_system::alone;
 use diodesync_system::prng::Prng;
 use diodesync_system::side::{Pair, Setup, Side};
 use diodesync_system::status::ReleaseState;
@@ -16,11 +16,6 @@ use diodesync_system::weather::Weather;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const BLOCK: u64 = diodesync::limits::BLOCK_BYTES as u64;
-
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Two releases of three large files and a small one, published.
 struct Published {

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use diodesync_system::alone;
 use diodesync_system::netns::{Family, Gap};
 use diodesync_system::oci::{self, Client, INDEX, Layout, MANIFEST, Signer};
 use diodesync_system::prng::Prng;
@@ -17,12 +17,6 @@ use serde_json::{Value, json};
 
 const NAME: &str = "ghcr.io/diodesync/demo";
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// The daemons are measured against clocks; two pairs at once on a small machine would measure each other.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A multi-platform image, called `v1`, with everything that can belong to one.
 struct Made {

@@ -2,20 +2,15 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use diodesync::id::Sha256;
+use diodesync_system::alone;
 use diodesync_system::side::{Pair, Setup};
 use diodesync_system::wait_for;
 use diodesync_system::weather::Weather;
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn pair(name: &'static str) -> Pair {
     Pair::over_link(&Setup { name, ..Setup::default() }, Weather::clear()).unwrap()

@@ -2,25 +2,19 @@
 //! back; and a sender that writes the wire version before.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use diodesync_system::alone;
+use diodesync_system::clock::ShiftedClock;
 use diodesync_system::netns::{Family, Gap};
 use diodesync_system::prng::Prng;
 use diodesync_system::side::{LANE_PORT, Pair, Setup};
-use diodesync_system::skip::Skip;
 use diodesync_system::status::ReceiverStatus;
 use diodesync_system::tree;
 use diodesync_system::wait_for;
 use diodesync_system::weather::Weather;
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Makes a file and releases it.
 fn release(pair: &Pair, file: &str, octets: usize) {
@@ -197,29 +191,17 @@ fn minute(from_now: i64) -> String {
 #[test]
 fn a_rate_window_holds_data_back_until_its_end() {
     let _alone = alone();
-    let libraries = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
-    let library: Option<PathBuf> =
-        libraries.map(|dir| dir.path().join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
-    let Some(library) = library else {
-        let skip = Skip::curable("libfaketime is not installed (apt-get install faketime)");
-        return skip.announce_or_fail_in_ci("a rate window");
-    };
     let mut pair = Pair::over_link(&Setup { name: "window", ..Setup::default() }, Weather::clear()).unwrap();
     let mut window = toml::Table::new();
     window.insert("rate".to_owned(), "off".into());
     window.insert("from".to_owned(), minute(-60).into());
     window.insert("to".to_owned(), minute(3).into());
     pair.low.set(&["lane", "rate_windows"], vec![toml::Value::Table(window)]).unwrap();
-    let shift = pair.dir.join("shift");
-    std::fs::write(&shift, "+0\n").unwrap();
-    let words = [
-        "env".to_owned(),
-        format!("LD_PRELOAD={}", library.display()),
-        format!("FAKETIME_TIMESTAMP_FILE={}", shift.display()),
-        "FAKETIME_NO_CACHE=1".to_owned(),
-        "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
-    ];
-    pair.low.set_wrapper(&words.each_ref().map(String::as_str));
+    let clock = match ShiftedClock::new(pair.dir.join("shift")) {
+        Ok(clock) => clock,
+        Err(skip) => return skip.announce_or_fail_in_ci("a rate window"),
+    };
+    clock.give_to(&mut pair.low);
     pair.start().unwrap();
     release(&pair, "held-back", 3 << 20);
     std::thread::sleep(Duration::from_secs(12));
@@ -228,8 +210,7 @@ fn a_rate_window_holds_data_back_until_its_end() {
     assert!(status.release("main", 1).is_none(), "{status:#?}");
     assert!(status.lanes[0].session.is_some() && status.alarm("silence").is_none(), "{status:#?}");
     // Four minutes later, by the sender's clock; the receiver takes five.
-    std::fs::write(shift.with_extension("new"), "+240\n").unwrap();
-    std::fs::rename(shift.with_extension("new"), &shift).unwrap();
+    clock.set("+240").unwrap();
     pair.wait_published(1, 2 * MINUTE).unwrap();
     assert!(!pair.low_status().unwrap().lanes[0].is_paused);
     compare(&pair);

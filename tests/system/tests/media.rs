@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use diodesync::volume::PARITY_SLOT_BYTES;
+use diodesync_system::alone;
 use diodesync_system::prng::Prng;
 use diodesync_system::side::{Done, Pair, Setup, Side};
 use diodesync_system::tmpfs::Tmpfs;
@@ -16,11 +16,6 @@ use diodesync_system::weather::Weather;
 use rustix::process::{Pid, Signal, kill_process};
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A pair whose cable is out: everything goes by hand.
 struct Carried {

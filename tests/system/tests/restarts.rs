@@ -1,9 +1,9 @@
 //! Power cuts: either daemon is killed with SIGKILL in the middle of a release, started again, and goes on by itself.
 //! What was verified before stays verified.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use diodesync_system::alone;
 use diodesync_system::side::{Pair, Setup};
 use diodesync_system::status::{ReleaseState, SendState};
 use diodesync_system::tree::{self, Digests, Spec};
@@ -11,11 +11,6 @@ use diodesync_system::wait_for;
 use diodesync_system::weather::Weather;
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A pair slow enough to be interrupted: about 20 MiB take 4 s.
 struct Slow {

@@ -1,9 +1,9 @@
 //! The receiver's three roles in three processes: the main job, and kill -9 of each of them at random moments. What a
 //! role that is gone did not do, it does when it is there again; the others go on meanwhile.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use diodesync_system::alone;
 use diodesync_system::prng::Prng;
 use diodesync_system::side::{Pair, ROLES, Setup};
 use diodesync_system::tree::{self, Spec};
@@ -17,11 +17,6 @@ const KILLS_MIN: u32 = 60;
 const KILLS_OF_ONE: u32 = 12;
 /// The longest time between two kills.
 const LIFE_MS_MAX: usize = 700;
-
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn split(setup: &Setup, weather: Weather) -> Pair {
     let mut pair = Pair::over_link(setup, weather).unwrap();

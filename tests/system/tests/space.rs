@@ -2,9 +2,9 @@
 //! anything costs time and nothing else. The file systems are small ones of memory, filled by a file beside the daemon.
 
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use diodesync_system::alone;
 use diodesync_system::prng::Prng;
 use diodesync_system::side::{Pair, Setup};
 use diodesync_system::status::ReleaseState;
@@ -15,11 +15,6 @@ use diodesync_system::weather::Weather;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
-
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A pair that sends its newest release for as long as a test takes.
 fn pair(name: &'static str, reserve: &str) -> Pair {

@@ -1,9 +1,9 @@
 //! What is lost for good is asked for by hand: `missing --ticket` on the high side, `resend` or `export --ticket` on the
 //! low side.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use diodesync_system::alone;
 use diodesync_system::prng::Prng;
 use diodesync_system::side::{Pair, Setup};
 use diodesync_system::status::{ReleaseState, SendState};
@@ -12,11 +12,6 @@ use diodesync_system::wait_for;
 use diodesync_system::weather::Weather;
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A pair of one round, and a release of 24 files of 1 MiB of which the link was cut for a while.
 struct Lacking {

@@ -1,10 +1,10 @@
 //! Releases on removable media, with real daemons: the cable is out, or was out for half of it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use diodesync::volume::DATA_SLOT_BYTES;
+use diodesync_system::alone;
 use diodesync_system::prng::Prng;
 use diodesync_system::side::{Pair, Setup};
 use diodesync_system::tree::{self, Digests, Spec};
@@ -12,12 +12,6 @@ use diodesync_system::wait_for;
 use diodesync_system::weather::Weather;
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// Two pairs at once on a small machine would measure each other.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A pair, something released, and folders that stand for media.
 struct Carried {
