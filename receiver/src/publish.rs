@@ -14,6 +14,7 @@ mod damage;
 mod every_byte;
 mod facts;
 mod image;
+mod judge;
 mod ledger;
 mod package;
 mod proof;
@@ -30,16 +31,15 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use diodesync::id::{Blake3, BlockId, Channel, ReleaseNo, Sha256};
 use diodesync::journal::{CheckedBlob, Journal, Key, Record, SledJournal};
-use diodesync::pack::{PackError, PackStore};
+use diodesync::pack::PackStore;
 use diodesync::release::index::{Index, NeededBlock};
-use diodesync::trust::{Bundle, Target, TrustError, TrustState, target_name, verify, verify_timestamp};
+use diodesync::trust::{Bundle, Target, TrustState, verify, verify_timestamp};
 use diodesync::wire::{Beacon, ObjectId};
 use diodesync_control::clock_ms;
 use diodesync_control::service::Pulse;
 
 use crate::apt::Signer;
 use crate::handover::{Inbox, Notice, Order, Orders};
-use crate::link_keys;
 use crate::serve::SiteHandle;
 use arrival::Arrival;
 pub use arrival::{ArrivalView, Stage};
@@ -394,176 +394,6 @@ impl Publisher {
         }
         self.shared.view.lock().unwrap_or_else(PoisonError::into_inner).beacon = Some((beacon, clock_ms()));
         self.judge_inbox()
-    }
-
-    /// Trust first, then the indexes that it names.
-    fn judge_inbox(&mut self) -> anyhow::Result<()> {
-        let objects = self.input.inbox.list()?;
-        for object in &objects {
-            if let ObjectId::Trust(_) = object {
-                self.judge_trust(*object)?;
-            }
-        }
-        for object in objects {
-            if let ObjectId::Index(_) = object {
-                self.judge_index(object)?;
-            }
-        }
-        // Indexes that no metadata has named: some may have overtaken theirs, a heap of them has not.
-        let unnamed = self.input.inbox.list()?;
-        self.unnamed.retain(|object, _| unnamed.contains(object));
-        let surplus = unnamed.len().saturating_sub(INBOX_MAX);
-        self.expired.retain(|object, _| unnamed.contains(object));
-        unnamed.into_iter().take(surplus).try_for_each(|object| self.input.inbox.remove(object))?;
-        Ok(())
-    }
-
-    /// What a damaged disk garbled is no fact: it comes again.
-    fn read_inbox(&self, object: ObjectId) -> anyhow::Result<Option<Vec<u8>>> {
-        match self.input.inbox.read(object) {
-            Err(PackError::Damaged { why, .. }) => {
-                let text =
-                    format!("{object} was garbled on the disk; it is removed, and must come again: {why}");
-                tracing::warn!("{text}");
-                self.set_refused(Some(text));
-                self.input.inbox.remove(object)?;
-                Ok(None)
-            }
-            other => Ok(other?),
-        }
-    }
-
-    fn judge_trust(&mut self, object: ObjectId) -> anyhow::Result<()> {
-        let now_s = self.judging_s();
-        // It waits for the clock to be set; at a later time it is no better.
-        if self.clocks.why_held().is_some() || self.expired.get(&object).is_some_and(|then| *then <= now_s) {
-            return Ok(());
-        }
-        let Some(octets) = self.read_inbox(object)? else { return Ok(()) };
-        let judged = Bundle::parse(&octets)
-            .map_err(anyhow::Error::from)
-            .and_then(|bundle| Ok(verify(&self.trust, &bundle, now_s)?));
-        match judged {
-            Ok((trust, targets)) => {
-                if trust != self.trust {
-                    self.facts.record_trust(&trust)?;
-                    self.trust = trust;
-                }
-                if let Some(keys) = link_keys::record(&self.input.dir, &self.trust)? {
-                    tracing::info!(
-                        keys = keys.len(),
-                        "the metadata names the link keys that may sign sessions"
-                    );
-                    self.input.orders.send(Order::Senders(keys));
-                }
-                self.targets = targets;
-                self.set_refused(None);
-                // Older ones are of no use any more.
-                for object in std::mem::take(&mut self.expired).into_keys().filter(|other| *other != object) {
-                    self.input.inbox.remove(object)?;
-                }
-            }
-            Err(error) => {
-                let trust_error = error.downcast_ref::<TrustError>();
-                let is_about_time = trust_error.is_some_and(TrustError::is_about_time);
-                let mut text = format!("{object}: {error:#}");
-                if let (Some(TrustError::Rollback { .. }), Some(line)) = (trust_error, self.restore_with()) {
-                    text = format!("{text}; here: {line}");
-                }
-                tracing::warn!("refused: {text}");
-                self.set_refused(Some(text));
-                if is_about_time {
-                    self.expired.insert(object, now_s);
-                    return Ok(());
-                }
-            }
-        }
-        Ok(self.input.inbox.remove(object)?)
-    }
-
-    fn judge_index(&mut self, object: ObjectId) -> anyhow::Result<()> {
-        let Some(octets) = self.read_inbox(object)? else { return Ok(()) };
-        let digest = Sha256::of(&octets);
-        let target = self
-            .targets
-            .iter()
-            .find(|(_, target)| target.sha256 == digest && target.bytes == octets.len() as u64);
-        let Some((name, _)) = target.map(|(name, target)| (name.clone(), target.clone())) else {
-            return self.judge_unnamed(object, &octets);
-        };
-        match Index::parse(&octets) {
-            Ok(index) if target_name(&index.channel, index.number) == name => {
-                let newest = self.newest(&index.channel);
-                if newest.is_some_and(|newest| index.number < newest) {
-                    let text = format!(
-                        "release {} {} is older than {}, the newest seen",
-                        index.channel,
-                        index.number,
-                        newest.map_or(0, |n| n.0)
-                    );
-                    tracing::warn!("{text}");
-                    self.set_refused(Some(text));
-                } else if let Some(block) = self.contradiction(&index) {
-                    let text = format!(
-                        "release {} {} names another content for block {block}, which an accepted release needs: what was \
-                         sent never changes. If the sender was restored from a backup, set up a new link",
-                        index.channel, index.number
-                    );
-                    tracing::warn!("{text}");
-                    self.set_refused(Some(text));
-                } else if newest != Some(index.number) {
-                    self.facts.record_index(&index)?;
-                    self.accept(index);
-                }
-            }
-            Ok(index) => {
-                let text =
-                    format!("the index named {name} says that it is {} {}", index.channel, index.number);
-                tracing::warn!("{text}");
-                self.set_refused(Some(text));
-            }
-            Err(error) => {
-                tracing::warn!(%object, %error, "refused");
-                self.set_refused(Some(format!("{name}: {error}")));
-            }
-        }
-        Ok(self.input.inbox.remove(object)?)
-    }
-
-    /// An index that no accepted metadata names. It may have come before its metadata, so it waits; the metadata may have
-    /// gone on, so one that is older goes; and somebody may send what nobody has signed, so it is shown if it stays.
-    fn judge_unnamed(&mut self, object: ObjectId, octets: &[u8]) -> anyhow::Result<()> {
-        let is_older = Index::parse(octets).is_ok_and(|index| {
-            let numbers = self.targets.keys().filter_map(|name| name.strip_suffix(".index")?.split_once('/'));
-            let mut numbers = numbers.filter(|(channel, _)| *channel == index.channel.as_str());
-            numbers.any(|(_, number)| number.parse().is_ok_and(|number: u64| index.number.0 < number))
-        });
-        if is_older {
-            tracing::info!(%object, "an index of an older release, which no metadata names any more; removed");
-            self.input.inbox.remove(object)?;
-        } else {
-            self.unnamed.entry(object).or_insert_with(clock_ms);
-        }
-        Ok(())
-    }
-
-    /// A block of which an index says something else than a release that is served, or than one of another channel that
-    /// arrives. To take it would destroy what is served.
-    fn contradiction(&self, index: &Index) -> Option<BlockId> {
-        let served = self.input.site.load();
-        let others =
-            self.arrivals.values().map(Arrival::index).filter(|other| other.channel != index.channel);
-        let kept: std::collections::HashMap<BlockId, NeededBlock> = served
-            .releases()
-            .iter()
-            .chain(others)
-            .flat_map(|release| release.blocks())
-            .map(|block| (block.id, block))
-            .collect();
-        index
-            .blocks()
-            .find(|block| kept.get(&block.id).is_some_and(|kept| kept != block))
-            .map(|block| block.id)
     }
 
     /// The newest release of a channel that was accepted.
