@@ -12,7 +12,7 @@ mod windows;
 
 pub use carousel::{Begin, Carousel, ChannelSettings, Turn};
 pub use interleave::{Finished, Interleaver, depth_for_burst};
-pub use pacer::Pacer;
+pub use pacer::{Pacer, rate_of_round};
 pub use rounds::{Job, LaneSet, LaneSlot, ReleasePlan, RoundSettings, Rounds, RunId, Upcoming, Via};
 pub use transmitter::{Transmitted, Transmitter, WARM_UP};
 pub use windows::{RateWindow, RateWindows, WindowError, WindowRate};

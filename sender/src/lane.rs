@@ -21,7 +21,7 @@ use diodesync::id::LinkId;
 use diodesync::limits::COLLECTING_MAX;
 use diodesync::link::{ReceiverPublic, Sealer, offer_session};
 use diodesync::pack::PackStore;
-use diodesync::send::{Job, LaneSlot, Pacer, Transmitter, Via, WindowRate, depth_for_burst};
+use diodesync::send::{Job, LaneSlot, Pacer, Transmitter, Via, WindowRate, depth_for_burst, rate_of_round};
 use diodesync::wire::{SessionId, symbol_bytes_for_mtu};
 use diodesync_control::service::Pulse;
 use diodesync_control::{clock_ms, clock_s};
@@ -170,6 +170,8 @@ pub fn start(
         ready: VecDeque::new(),
         leaving: Vec::new(),
         measured: (Instant::now(), 0),
+        fastest: 0,
+        round: 0,
         batch: Vec::with_capacity(BATCH_BYTES + 9000),
         socket,
         shared: shared.clone(),
@@ -201,6 +203,9 @@ struct Lane {
     /// Jobs whose last symbol is in the batch.
     leaving: Vec<Job>,
     measured: (Instant, u64),
+    /// The best rate that was measured, bits per second; and the round of what is being sent.
+    fastest: u64,
+    round: u8,
     batch: Vec<u8>,
 }
 
@@ -245,7 +250,7 @@ impl Lane {
         let rate = config.rate_windows.rate_at(clock_s(), config.rate);
         let is_paused = rate == WindowRate::Off;
         if let WindowRate::At(rate) = rate {
-            self.pacer.set_rate(rate.bits_per_s());
+            self.pacer.set_rate(rate.bits_per_s().or(rate_of_round(self.fastest, self.round)));
             self.shared.lock_view().rate_max_bits_per_s = rate.bits_per_s();
         }
         if is_paused != self.is_paused || is_first {
@@ -311,6 +316,8 @@ impl Lane {
         while !self.is_paused && self.encoding.len() + self.ready.len() < AHEAD {
             match self.sending.poll(now, &self.via) {
                 Ok((job, control)) => {
+                    // The rate of the hour is looked up soon enough.
+                    self.round = job.round;
                     self.encoding.push(job);
                     self.encoders.encode(self.generation, job, &control);
                 }
@@ -459,6 +466,7 @@ impl Lane {
             let total = self.shared.counters.bytes.load(Ordering::Relaxed);
             let rate = ((total - bytes) as f64 * 8.0 / elapsed.as_secs_f64()) as u64;
             self.measured = (now, total);
+            self.fastest = self.fastest.max(rate);
             self.shared.lock_view().rate_bits_per_s = rate;
         }
     }

@@ -46,6 +46,17 @@ fn time_for(bytes: u64, rate_bits_per_s: u64) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
+/// The least that a later round is slowed down to, bits per second.
+const ROUND_RATE_MIN: u64 = 50_000_000;
+
+/// The rate of a round on a lane that has none of its own: the first goes as fast as it can, and nobody can say whether
+/// that was too fast for the path or the receiver. So each later one goes at a quarter of the pace of the one before:
+/// what was too fast twice is not the third time. `fastest` is the best rate that the lane was seen at.
+pub fn rate_of_round(fastest_bits_per_s: u64, round: u8) -> Option<u64> {
+    let rate = fastest_bits_per_s.checked_shr(2 * u32::from(round)).unwrap_or(0);
+    (round > 0 && fastest_bits_per_s > 0).then_some(rate.max(ROUND_RATE_MIN))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,5 +89,14 @@ mod tests {
         }
         assert!(burst <= BURST_BYTES + 2000, "{burst}");
         assert!(Pacer::new(None).wait(start).is_zero());
+    }
+
+    #[test]
+    fn what_went_too_fast_goes_slower_the_next_time() {
+        assert_eq!(rate_of_round(8_000_000_000, 0), None);
+        assert_eq!(rate_of_round(8_000_000_000, 1), Some(2_000_000_000));
+        assert_eq!(rate_of_round(8_000_000_000, 2), Some(500_000_000));
+        assert_eq!(rate_of_round(8_000_000_000, 255), Some(ROUND_RATE_MIN));
+        assert_eq!(rate_of_round(0, 1), None, "nothing was seen yet");
     }
 }

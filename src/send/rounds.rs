@@ -116,6 +116,8 @@ pub struct Job {
     pub position: Option<usize>,
     /// What the octets of a block must hash to; none for trust and index, which name themselves.
     pub hash: Option<Blake3>,
+    /// The round that it is of, from 0.
+    pub round: u8,
 }
 
 impl Job {
@@ -436,6 +438,7 @@ impl Rounds {
             window_symbols: window,
             position: Some(position),
             hash: Some(block.hash),
+            round: self.round,
         })
     }
 
@@ -453,6 +456,7 @@ impl Rounds {
             window_symbols: window,
             position: None,
             hash: None,
+            round: self.round,
         }
     }
 

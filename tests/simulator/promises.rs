@@ -53,6 +53,7 @@ fn job(number: u32, bytes: usize, percent: u32) -> (Job, Vec<u8>) {
         window_symbols: window.min(oti.repair_symbols()),
         position: None,
         hash: None,
+        round: 0,
     };
     (job, vec![7; bytes])
 }

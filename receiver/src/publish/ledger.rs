@@ -219,7 +219,7 @@ impl Ledger {
     /// those that it knew.
     pub fn doubt(&self, blocks: impl Iterator<Item = BlockId>) -> Vec<BlockId> {
         let mut state = self.state();
-        blocks.filter(|id| state.held.remove(id).is_some()).collect()
+        blocks.filter(|id| state.remove(id).is_some()).collect()
     }
 
     /// Looks for blocks in the packs that the journal does not know of, by hashing; returns those that are there.

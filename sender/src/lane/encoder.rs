@@ -160,6 +160,7 @@ mod tests {
             window_symbols: 1,
             position: Some(0),
             hash: Some(Blake3::of(&content)),
+            round: 0,
         };
         let control = Control { trust: Arc::default(), index: Arc::default() };
         for at in 0..content.len() {
