@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use diodesync::id::{Channel, LinkId, ReleaseNo, Sha256};
@@ -28,6 +28,7 @@ use crate::sending::Sending;
 use crate::status::{Alarm, ChannelStatus, LaneStatus, ResendStatus, Status};
 use crate::submit;
 use crate::verify::verify;
+use crate::withdraw::{self, Listing};
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -85,6 +86,8 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/held", post(held))
         .route("/v1/submit", post(take_submission))
+        .route("/v1/artifacts/{channel}", get(artifacts))
+        .route("/v1/withdraw", post(withdraw))
         .route("/v1/release", post(cut))
         .route("/v1/resend", post(resend))
         .route("/v1/verify", get(verify_state).post(start_verify))
@@ -133,6 +136,28 @@ async fn take_submission(
     Ok(Json(serde_json::json!({
         "artifacts": totals.artifacts, "bytes": totals.bytes, "new_bytes": totals.new_bytes,
     })))
+}
+
+/// What the next release of a channel would serve.
+async fn artifacts(
+    State(daemon): State<Arc<Daemon>>,
+    Path(channel): Path<Channel>,
+) -> Result<Json<Listing>, ApiError> {
+    on_thread("listing", move || {
+        Ok(withdraw::list(&daemon.store.lock().unwrap_or_else(PoisonError::into_inner), &channel))
+    })
+    .await
+}
+
+/// Takes artifacts out of the next release.
+async fn withdraw(
+    State(daemon): State<Arc<Daemon>>,
+    Json(request): Json<withdraw::Request>,
+) -> Result<Json<Vec<String>>, ApiError> {
+    on_thread("withdrawal", move || {
+        withdraw::withdraw(&mut daemon.store.lock().unwrap_or_else(PoisonError::into_inner), &request)
+    })
+    .await
 }
 
 async fn cut(
@@ -272,13 +297,15 @@ impl Daemon {
             .map(|channel| store.staged.values().filter(|index| index.channel == *channel))
             .map(|staged| staged.map(|index| index.artifacts.len()).sum())
             .collect();
+        let withdrawn: Vec<usize> = channels.iter().map(|channel| store.withdrawn(channel).len()).collect();
         let newest: Vec<Option<ReleaseNo>> =
             channels.iter().map(|channel| store.newest.get(channel).map(|index| index.number)).collect();
         let complete: Vec<Option<ReleaseNo>> =
             channels.iter().map(|channel| store.complete(channel).unwrap_or_default()).collect();
         drop(store);
-        let channels = channels.into_iter().zip(staged).zip(newest.into_iter().zip(complete));
-        let channels = channels.map(|((channel, staged), (newest, complete))| {
+        let changes = staged.into_iter().zip(withdrawn);
+        let channels = channels.into_iter().zip(changes).zip(newest.into_iter().zip(complete));
+        let channels = channels.map(|((channel, (staged, withdrawn)), (newest, complete))| {
             let view = self.sending.view(&channel).filter(|(view, _)| Some(view.number) == newest);
             let state = match &view {
                 _ if newest.is_none() => "idle",
@@ -295,6 +322,7 @@ impl Daemon {
             };
             ChannelStatus {
                 staged,
+                withdrawn,
                 newest,
                 state: state.to_owned(),
                 round: round.min(rounds),

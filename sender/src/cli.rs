@@ -17,6 +17,7 @@ use crate::release::Cut;
 use crate::resend::Again;
 use crate::status::Status;
 use crate::verify::MEND;
+use crate::withdraw::{self, Listing};
 use crate::{export, init, link_key, receivers, resend, restore, rotate, run, submit};
 
 #[derive(Debug, Parser)]
@@ -69,6 +70,25 @@ enum Command {
         /// Wait until all rounds went out
         #[arg(long)]
         wait: bool,
+    },
+    /// Show what the next release of a channel would serve
+    List {
+        #[command(flatten)]
+        common: Common,
+        /// The channel
+        #[arg(long, default_value = "main")]
+        channel: Channel,
+    },
+    /// Have the next release of a channel not serve some artifacts any more
+    Withdraw {
+        #[command(flatten)]
+        common: Common,
+        /// Names as list shows them, like "image ghcr.io/a/b:v1"; with a * at the end, all that begin so
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+        /// The channel
+        #[arg(long, default_value = "main")]
+        channel: Channel,
     },
     /// Send again what the receiver lacks, by the ticket that diode-receiver missing --ticket has printed there
     Resend {
@@ -245,6 +265,28 @@ async fn ask(command: Command) -> anyhow::Result<()> {
             report_submission(&common, &answer);
         }
         Command::Release { common, channel, full, wait } => release(&common, channel, full, wait).await?,
+        Command::List { common, channel } => {
+            let answer = client(&common)?.get(&format!("/v1/artifacts/{channel}")).await?;
+            if common.json {
+                println!("{answer:#}");
+            } else {
+                let listing: Listing = serde_json::from_value(answer)?;
+                listing.artifacts.iter().for_each(|name| println!("{name}"));
+                listing.withdrawn.iter().for_each(|name| eprintln!("withdrawn: {name}"));
+            }
+        }
+        Command::Withdraw { common, names, channel } => {
+            let request = serde_json::to_value(withdraw::Request { channel: channel.clone(), names })?;
+            let answer = client(&common)?.post("/v1/withdraw", &request).await?;
+            if common.json {
+                println!("{answer:#}");
+            } else {
+                for name in serde_json::from_value::<Vec<String>>(answer)? {
+                    println!("withdrawn: {name}");
+                }
+                println!("The next release serves them no more: diode-sender release --channel {channel}");
+            }
+        }
         Command::Resend { common, ticket, release, channel } => {
             let request = match release {
                 Some(number) => resend::Request::Release(channel, ReleaseNo(number)),

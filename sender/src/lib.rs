@@ -33,5 +33,6 @@ mod status;
 mod store;
 mod submit;
 mod verify;
+mod withdraw;
 
 pub use cli::main;

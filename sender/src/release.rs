@@ -54,7 +54,8 @@ pub fn cut(
     let floor = store.floor(channel);
     // What was restored from a backup is released anew, with everything: nobody knows what the high side has of it.
     let full = full || floor >= newest && floor.is_some();
-    let is_staged = store.staged.values().any(|index| index.channel == *channel);
+    let is_staged =
+        store.staged.values().any(|index| index.channel == *channel) || !store.withdrawn(channel).is_empty();
     match (is_staged, newest) {
         (false, None) => {
             bail!("nothing was submitted to channel {channel} yet; see diode-sender submit --help")

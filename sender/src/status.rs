@@ -60,6 +60,8 @@ pub struct ChannelStatus {
     pub channel: Channel,
     /// Artifacts that were submitted since the newest release.
     pub staged: usize,
+    /// Artifacts that were withdrawn since.
+    pub withdrawn: usize,
     /// The newest release.
     pub newest: Option<ReleaseNo>,
     /// idle, sending, waiting (for the next round) or complete. Sent is not delivered: nobody can know.
@@ -143,6 +145,9 @@ impl Status {
                 let _ = writeln!(out, "  ticket    round {round}: {sent_blocks} of {total_blocks} blocks");
             }
             let _ = writeln!(out, "  staged    {} artifacts for the next release", channel.staged);
+            if channel.withdrawn > 0 {
+                let _ = writeln!(out, "  withdrawn {} artifacts from the next release", channel.withdrawn);
+            }
         }
         if let Some(disk) = &self.disk {
             let _ = writeln!(out, "\n{}", disk.to_text());

@@ -7,6 +7,7 @@
 //! DIR/repository                numbers and digests of the newest releases, versions of the metadata, ends of the packs (fact)
 //! DIR/trust                     the newest TUF metadata, as it is sent; signed anew if it is not that of the repository
 //! DIR/session                   the newest session number (fact)
+//! DIR/withdrawn/CHANNEL         names that its next release does not serve any more (fact)
 //! DIR/complete/CHANNEL          the newest release whose rounds are complete (fact)
 //! DIR/damaged                   blocks of the packs that are not what they were (fact)
 //! DIR/journal/                  how far it was sent
@@ -27,6 +28,7 @@ use diodesync::trust::{Bundle, Release, Repository, follow};
 use serde::{Deserialize, Serialize};
 
 use crate::random;
+use crate::withdraw::{self, Withdrawn};
 
 /// The newest releases and what is staged, in memory as on disk.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub struct Store {
     pub bundle: Option<Bundle>,
     /// Numbers that a restored sender goes above.
     floors: BTreeMap<Channel, ReleaseNo>,
+    /// Names that the next releases do not serve any more.
+    withdrawn: Withdrawn,
 }
 
 /// `repository`, as it is written.
@@ -87,6 +91,7 @@ impl Store {
             repository: Repository::default(),
             bundle: None,
             floors: BTreeMap::new(),
+            withdrawn: withdraw::open(dir)?,
         };
         store.open_repository()?;
         for entry in std::fs::read_dir(dir.join("staged")).context("cannot list what is staged")? {
@@ -179,6 +184,13 @@ impl Store {
 
     /// Stages an index: durable when this returns.
     pub fn stage(&mut self, index: Index) -> anyhow::Result<()> {
+        // What is submitted again is not withdrawn any more.
+        let mut names = self.withdrawn(&index.channel).clone();
+        let before = names.len();
+        names.retain(|name| !index.artifacts.keys().any(|artifact| artifact.to_string() == *name));
+        if names.len() != before {
+            self.set_withdrawn(&index.channel, names)?;
+        }
         let number = self.staged.last_key_value().map_or(1, |(last, _)| last + 1);
         fact::write(&self.dir.join("staged").join(format!("{number:08}.index")), &index.encode())?;
         self.catalog.absorb(&index);
@@ -192,7 +204,30 @@ impl Store {
         for index in self.staged.values().filter(|index| index.channel == *channel) {
             artifacts.extend(index.artifacts.clone());
         }
+        let withdrawn = self.withdrawn(channel);
+        if !withdrawn.is_empty() {
+            artifacts.retain(|name, _| !withdrawn.contains(&name.to_string()));
+        }
         artifacts
+    }
+
+    /// Names that the next release of a channel does not serve any more.
+    pub fn withdrawn(&self, channel: &Channel) -> &BTreeSet<String> {
+        static NOTHING: BTreeSet<String> = BTreeSet::new();
+        self.withdrawn.get(channel).unwrap_or(&NOTHING)
+    }
+
+    /// Has the next release of a channel not serve these: durable when this returns.
+    pub fn withdraw(&mut self, channel: &Channel, names: BTreeSet<String>) -> anyhow::Result<()> {
+        let mut all = self.withdrawn(channel).clone();
+        all.extend(names);
+        self.set_withdrawn(channel, all)
+    }
+
+    fn set_withdrawn(&mut self, channel: &Channel, names: BTreeSet<String>) -> anyhow::Result<()> {
+        withdraw::record(&self.dir, channel, &names)?;
+        self.withdrawn.insert(channel.clone(), names);
+        Ok(())
     }
 
     /// Records a release, with the metadata that signs it. What was staged for its channel is in it.
@@ -232,6 +267,12 @@ impl Store {
                 tracing::warn!(%error, path = %path.display(), "what was released cannot be removed");
             }
             self.staged.remove(&number);
+        }
+        // If it stays, it speaks of names that are not there, or that a submission takes out of it.
+        if !self.withdrawn(&index.channel).is_empty()
+            && let Err(error) = self.set_withdrawn(&index.channel, BTreeSet::new())
+        {
+            tracing::warn!(error = format!("{error:#}"), "what was withdrawn cannot be forgotten");
         }
         Ok(())
     }

@@ -19,7 +19,10 @@ const FACTS: &[&str] = &[
     "trust",
     "session",
     "complete",
+    "full",
     "staged",
+    "withdrawn",
+    "resends",
     "releases",
     "damaged",
 ];

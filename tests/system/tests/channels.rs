@@ -49,6 +49,43 @@ fn wait_published(pair: &Pair, channel: &str, number: u64) {
 }
 
 #[test]
+fn what_is_withdrawn_goes_with_the_next_release_and_can_come_back() {
+    let _alone = alone();
+    let mut pair = pair("withdraw", "100mbit");
+    pair.start().unwrap();
+    for file in ["a/one", "a/two", "b/three"] {
+        submit(&pair, "main", file, 1000 + file.len());
+    }
+    pair.low.ok(&["release"]).unwrap();
+    wait_published(&pair, "main", 1);
+    let listed = pair.low.ok(&["list"]).unwrap();
+    assert_eq!(listed, "file one\nfile three\nfile two\n");
+    let unknown = pair.low.run(&["withdraw", "file one", "file four"]).unwrap();
+    assert!(unknown.code == Some(1) && unknown.stderr.contains("has no \"file four\""), "{unknown:?}");
+    assert_eq!(pair.low.ok(&["list"]).unwrap(), listed, "nothing is withdrawn of what was refused");
+
+    let said = pair.low.ok(&["withdraw", "file t*"]).unwrap();
+    assert!(said.contains("withdrawn: file two") && said.contains("withdrawn: file three"), "{said}");
+    // It holds over a kill, and what is submitted again is not withdrawn any more.
+    pair.low.kill_9().unwrap();
+    pair.low.start().unwrap();
+    submit(&pair, "main", "b/three", 77);
+    assert_eq!(pair.low.ok(&["list"]).unwrap(), "file one\nfile three\n");
+    assert_eq!(pair.mirror().unwrap().sums().unwrap().len(), 3, "until it is released it is served");
+    pair.low.ok(&["release"]).unwrap();
+    wait_published(&pair, "main", 2);
+    let sums = pair.mirror().unwrap().sums().unwrap();
+    assert_eq!(sums.keys().map(String::as_str).collect::<Vec<_>>(), ["one", "three"]);
+    let nothing = pair.low.run(&["release"]).unwrap();
+    assert!(nothing.code == Some(1) && nothing.stderr.contains("nothing was submitted"), "{nothing:?}");
+    // Its name is free for another channel now.
+    submit(&pair, "urgent", "a/two", 1005);
+    pair.low.ok(&["release", "--channel", "urgent"]).unwrap();
+    wait_published(&pair, "urgent", 1);
+    assert_eq!(pair.mirror().unwrap().sums().unwrap().len(), 3);
+}
+
+#[test]
 fn an_urgent_channel_overtakes_a_bulk_one_which_goes_on_where_it_was() {
     let _alone = alone();
     let mut pair = pair("overtake", "40mbit");
