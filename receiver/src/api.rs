@@ -396,7 +396,11 @@ impl Others {
                 if lanes.load(Ordering::Relaxed) == 0 {
                     alarm("lane-role", "nothing receives; run: diode-receiver run --role lane".to_owned());
                 }
-                match Serving::read(dir).filter(|serving| !serving.is_silent(clock_ms)) {
+                let serving = Serving::read(dir).unwrap_or_else(|error| {
+                    alarm("serve-role", format!("it is not known what is served: {error:#}"));
+                    None
+                });
+                match serving.filter(|serving| !serving.is_silent(clock_ms)) {
                     Some(serving) => {
                         if let Some(why) = serving.failure {
                             alarm("serve-role", format!("what was served before is served still: {why}"));

@@ -163,7 +163,7 @@ impl Config {
 
     /// The control socket.
     pub fn socket(&self) -> PathBuf {
-        self.dir.join("control.sock")
+        self.dir.join("run/control.sock")
     }
 
     /// What `init` writes.
@@ -187,7 +187,7 @@ hosts = {hosts:?}
 # key = "/etc/ssl/private/mirror.key"
 
 [apt]
-# The site's OpenPGP key for the archive of packages, ASCII-armored, in place of ours (keys/apt.key):
+# The site's OpenPGP key for the archive of packages, ASCII-armored, in place of ours (keys/site/apt.key):
 # signing_key = "/etc/diodesync/apt.key"
 
 # Room that blocks leave free on the file system of the packs.

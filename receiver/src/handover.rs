@@ -8,7 +8,7 @@
 //! publish ──► serve  facts: what is published, kept and damaged ([`crate::serve::follow`])
 //! ```
 //!
-//! In one process these are calls and channels; between processes they go over `DIR/lane.sock` ([`remote`]). A notice or
+//! In one process these are calls and channels; between processes they go over `DIR/handover/lane.sock` ([`remote`]). A notice or
 //! an order that is lost costs time, not data: the publisher looks by itself every now and then, and whoever joins is
 //! told everything anew.
 

@@ -26,6 +26,7 @@ use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use diodesync::id::{Blake3, BlockId, ExportId};
@@ -121,6 +122,19 @@ struct Import {
     made_s: u64,
     state: State,
     dropped: Vec<String>,
+}
+
+/// Time after which an import of which nothing came is not waited for.
+const UNDER_WAY: Duration = Duration::from_secs(86_400);
+
+/// Whether there is an import of which something came lately and not everything.
+pub fn is_under_way(dir: &Path) -> bool {
+    let Ok(exports) = std::fs::read_dir(dir.join("import")) else { return false };
+    exports.flatten().any(|export| {
+        let changed = std::fs::metadata(export.path().join("seen")).and_then(|seen| seen.modified());
+        // One from the future is of another clock.
+        changed.is_ok_and(|changed| changed.elapsed().is_ok_and(|ago| ago < UNDER_WAY))
+    })
 }
 
 impl Imports {

@@ -6,7 +6,10 @@
 //! DIR/ca.pem            the authority that clients trust
 //! DIR/server.pem        the mirror's certificate
 //! DIR/pairing           the pairing file, once paired (fact)
-//! DIR/keys/             0600: receiver, ca, server
+//! DIR/keys/             receiver.key; after a rotation receiver.next.key and pairing.key (secret facts, 0600)
+//! DIR/keys/site/        ca.key, apt.key (0600)
+//! DIR/serve/server.key  the mirror's (0600)
+//! DIR/run/, DIR/handover/  sockets: of the commands, and of the lane role
 //! ```
 
 use std::path::Path;
@@ -27,8 +30,11 @@ pub fn init(dir: &Path, hosts: &[String]) -> anyhow::Result<()> {
     if dir.join("receiver.pub").exists() {
         bail!("{} is initialised already; its keys are not overwritten. Use another --dir", dir.display());
     }
-    let keys = dir.join("keys");
-    std::fs::create_dir_all(&keys).with_context(|| format!("cannot create {}", keys.display()))?;
+    // Each role is kept out of whole folders: a file that is kept from it would not stay so when it is replaced.
+    for folder in ["keys/site", "serve", "run", "handover"] {
+        let folder = dir.join(folder);
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
     let dir = &std::path::absolute(dir)?;
     let mut hosts = hosts.to_vec();
     if hosts.is_empty() {
@@ -41,8 +47,8 @@ pub fn init(dir: &Path, hosts: &[String]) -> anyhow::Result<()> {
         certs::make_ca(&format!("Diodesync mirror {}", hosts.first().map_or("", String::as_str)), clock_s())?;
     let server = certs::make_server_certificate(&ca, &hosts, clock_s())?;
 
-    fact::write_secret(&keys.join("receiver.key"), &seed)?;
-    fact::write_atomic(&keys.join("ca.key"), 0o600, &[ca.key_pem.as_bytes()])?;
+    fact::write_secret(&dir.join("keys/receiver.key"), &seed)?;
+    fact::write_atomic(&dir.join("keys/site/ca.key"), 0o600, &[ca.key_pem.as_bytes()])?;
     fact::write_atomic(&dir.join("ca.pem"), 0o644, &[ca.certificate_pem.as_bytes()])?;
     write_server_certificate(dir, &server)?;
     let config = dir.join("receiver.toml");
@@ -60,7 +66,7 @@ pub fn init(dir: &Path, hosts: &[String]) -> anyhow::Result<()> {
 }
 
 fn write_server_certificate(dir: &Path, server: &CertificateAndKey) -> anyhow::Result<()> {
-    fact::write_atomic(&dir.join("keys/server.key"), 0o600, &[server.key_pem.as_bytes()])?;
+    fact::write_atomic(&dir.join("serve/server.key"), 0o600, &[server.key_pem.as_bytes()])?;
     fact::write_atomic(&dir.join("server.pem"), 0o644, &[server.certificate_pem.as_bytes()])?;
     Ok(())
 }
@@ -77,8 +83,8 @@ pub fn renew_certificate(dir: &Path, hosts: &[String], now_s: u64) -> anyhow::Re
     if certs::expires_s(&read("server.pem")?)? > now_s + RENEW_DAYS * 86_400 {
         return Ok(false);
     }
-    fact::check_private(&dir.join("keys/ca.key"))?;
-    let ca = CertificateAndKey { certificate_pem: read("ca.pem")?, key_pem: read("keys/ca.key")? };
+    fact::check_private(&dir.join("keys/site/ca.key"))?;
+    let ca = CertificateAndKey { certificate_pem: read("ca.pem")?, key_pem: read("keys/site/ca.key")? };
     write_server_certificate(dir, &certs::make_server_certificate(&ca, hosts, now_s)?)?;
     Ok(true)
 }

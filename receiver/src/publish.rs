@@ -285,14 +285,15 @@ impl Publisher {
     fn run(mut self) {
         while !self.shared.stop.load(Ordering::Relaxed) {
             self.shared.pulse.beat();
-            if let Err(error) = self.turn() {
-                let text = format!("{error:#}");
-                let mut view = self.shared.view.lock().unwrap_or_else(PoisonError::into_inner);
-                if view.failure.as_ref() != Some(&text) {
-                    tracing::error!(error = text, "the publisher cannot go on; it tries again every second");
-                }
-                view.failure = Some(text);
-                drop(view);
+            let failure = self.turn().err().map(|error| format!("{error:#}"));
+            let mut view = self.shared.view.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(text) = failure.as_ref().filter(|_| view.failure != failure) {
+                tracing::error!(error = text, "the publisher cannot go on; it tries again every second");
+            }
+            view.failure = failure;
+            let has_failed = view.failure.is_some();
+            drop(view);
+            if has_failed {
                 std::thread::sleep(Duration::from_secs(1));
             }
         }
@@ -320,17 +321,19 @@ impl Publisher {
         }
         self.rescan_some();
         self.measure_space()?;
-        self.hash_some()?;
+        // What cannot be read holds its own release, and is tried again; everything else goes on.
+        let hashed = self.hash_some();
         if self.committed.elapsed() >= COMMIT_INTERVAL {
             self.input.ledger.commit()?;
             self.committed = Instant::now();
+            self.take_untold();
         }
         self.publish_what_is_whole()?;
         self.renew_apt()?;
         self.look_for_damage();
         self.update_view();
         self.retain_some();
-        Ok(())
+        hashed
     }
 
     fn take(&mut self, notice: Notice) -> anyhow::Result<()> {
@@ -361,6 +364,13 @@ impl Publisher {
         if !wrong.is_empty() {
             self.input.orders.send(Order::Missing(wrong));
         }
+    }
+
+    /// What a lane wrote and could not tell of, because it was killed, would be missing for ever: nobody sends it again.
+    fn take_untold(&mut self) {
+        let untold: HashSet<BlockId> =
+            self.arrivals.values().flat_map(|arrival| arrival.untold(&self.input.ledger)).collect();
+        self.take_blocks(&untold.into_iter().collect::<Vec<_>>());
     }
 
     /// Blocks that a lane has written while there was no publisher: they count when they were hashed.
@@ -463,9 +473,18 @@ impl Publisher {
     fn hash_some(&mut self) -> anyhow::Result<()> {
         let started = Instant::now();
         let mut rows = Vec::new();
+        let mut failure = None;
         for arrival in self.arrivals.values_mut() {
             while started.elapsed() < HASHING_SLICE {
-                let Some((digest, place)) = arrival.check_next(&self.input.packs)? else { break };
+                let (digest, place) = match arrival.check_next(&self.input.packs) {
+                    Ok(Some(checked)) => checked,
+                    Ok(None) => break,
+                    // Releases of other channels go on.
+                    Err(error) => {
+                        failure = failure.or(Some(error));
+                        break;
+                    }
+                };
                 self.checked.insert(digest, place);
                 let record =
                     CheckedBlob { place }.to_value().map_err(diodesync::journal::JournalError::from)?;
@@ -478,7 +497,7 @@ impl Publisher {
         {
             tracing::debug!(%error, "checked blobs are not journalled");
         }
-        Ok(())
+        failure.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// The command by which a sender that was restored from a backup goes on above what is known here.
@@ -512,6 +531,5 @@ impl Publisher {
         view.trust_expires_s = self.trust.expires_s();
         view.clock_hold = self.clocks.why_held();
         view.restore_with = self.restore_with();
-        view.failure = None;
     }
 }

@@ -60,7 +60,7 @@ pub struct Daemon {
     /// Octets that retention has given back since the start.
     pub freed_bytes: AtomicU64,
     /// Why releases that are not kept cannot be forgotten.
-    pub housekeeping: Mutex<Option<String>>,
+    pub housekeeping: Mutex<Vec<String>>,
     /// `verify`.
     pub verify: VerifyJob,
 }
@@ -262,8 +262,8 @@ impl Daemon {
             );
             alarm("journal", text);
         }
-        if let Some(why) = self.housekeeping.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            alarm("retention", format!("what is not kept cannot be given back: {why}"));
+        for why in self.housekeeping.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            alarm("housekeeping", why.clone());
         }
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let artifacts = store.damaged_artifacts();

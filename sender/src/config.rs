@@ -131,7 +131,7 @@ pub struct Channel {
     /// Releases that are kept, the one in use among them.
     #[serde(default = "default_keep")]
     pub keep: usize,
-    /// How often everything is sent again, whatever went out before; never, if it is not given.
+    /// How often everything is sent again, whatever went out before; `never` is the default.
     #[serde(default, deserialize_with = "some_duration")]
     pub full_every: Option<Duration>,
 }
@@ -219,7 +219,11 @@ fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
 }
 
 fn some_duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
-    duration(d).map(Some)
+    let text = String::deserialize(d)?;
+    if text == "never" {
+        return Ok(None);
+    }
+    parse_duration(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 /// A rate window as it is written.
@@ -330,8 +334,8 @@ name = "main"
 # How often each release is sent, and the time in between.
 # rounds = 2
 # round_gap = "10m"
-# How often everything is sent again, for what nobody has missed; never, if it is not given.
-# full_every = "30d"
+# How often everything is sent again, for what nobody has missed; "never", or for example "30d".
+# full_every = "never"
 # Releases that it keeps, the newest among them. What the next release builds on is kept in any case.
 # keep = 2
 

@@ -30,15 +30,7 @@ pub async fn run(daemon: Arc<Daemon>) {
         let turn =
             tokio::task::spawn_blocking(move || turn(&worker, before, look.is_multiple_of(REVIVE_LOOKS)));
         match turn.await {
-            Ok(Ok(now)) => seen = now,
-            Ok(Err(error)) => {
-                let text = format!("{error:#}");
-                let mut failure = daemon.housekeeping.lock().unwrap_or_else(PoisonError::into_inner);
-                if failure.as_ref() != Some(&text) {
-                    tracing::error!(error = text, "what is not kept cannot be given back; it is tried again");
-                }
-                *failure = Some(text);
-            }
+            Ok(now) => seen = now,
             Err(error) => tracing::error!(%error, "housekeeping crashed"),
         }
         tokio::time::sleep(INTERVAL).await;
@@ -50,18 +42,26 @@ pub async fn run(daemon: Arc<Daemon>) {
 fn release_what_is_due(daemon: &Daemon) -> anyhow::Result<()> {
     let channels: Vec<Channel> =
         daemon.store.lock().unwrap_or_else(PoisonError::into_inner).newest.keys().cloned().collect();
+    let mut failure = None;
     for channel in channels {
         // One that is on its way is not superseded for this.
         let is_idle = daemon.sending.view(&channel).is_none_or(|(_, is_on_its_way)| !is_on_its_way);
-        if is_idle && daemon.is_full_due(&channel, clock_s())? {
-            let cut = daemon.cut(&channel, true)?;
-            tracing::info!(%channel, release = cut.number.0, "everything is sent again, as full_every says");
+        if !is_idle || !daemon.is_full_due(&channel, clock_s())? {
+            continue;
+        }
+        match daemon.cut(&channel, true) {
+            Ok(cut) => {
+                tracing::info!(%channel, release = cut.number.0, "everything is sent again, as full_every says")
+            }
+            // Other channels have theirs.
+            Err(error) => failure = failure.or(Some(error.context(format!("channel {channel}, full_every")))),
         }
     }
-    Ok(())
+    failure.map_or(Ok(()), Err)
 }
 
-fn turn(daemon: &Daemon, before: Option<Seen>, is_revival_due: bool) -> anyhow::Result<Option<Seen>> {
+/// One look. What fails is an alarm, and hinders nothing else.
+fn turn(daemon: &Daemon, before: Option<Seen>, is_revival_due: bool) -> Option<Seen> {
     if is_revival_due && daemon.journal.failure().is_some() {
         match daemon.journal.revive() {
             Ok(Revived::Alive) => {}
@@ -69,7 +69,21 @@ fn turn(daemon: &Daemon, before: Option<Seen>, is_revival_due: bool) -> anyhow::
             Err(error) => tracing::debug!(%error, "the journal stays closed"),
         }
     }
-    release_what_is_due(daemon)?;
+    let retained = retain(daemon, before.clone());
+    let failures = [
+        retained.as_ref().err().map(|error| format!("what is not kept cannot be given back: {error:#}")),
+        release_what_is_due(daemon).err().map(|error| format!("what is due cannot be sent again: {error:#}")),
+    ];
+    let failures: Vec<String> = failures.into_iter().flatten().collect();
+    let mut known = daemon.housekeeping.lock().unwrap_or_else(PoisonError::into_inner);
+    for text in failures.iter().filter(|text| !known.contains(text)) {
+        tracing::error!("{text}; it is tried again");
+    }
+    *known = failures;
+    retained.unwrap_or(before)
+}
+
+fn retain(daemon: &Daemon, before: Option<Seen>) -> anyhow::Result<Option<Seen>> {
     let mut store = daemon.store.lock().unwrap_or_else(PoisonError::into_inner);
     store.note_damage(&daemon.packs)?;
     let mut now = Seen::new();
@@ -82,13 +96,13 @@ fn turn(daemon: &Daemon, before: Option<Seen>, is_revival_due: bool) -> anyhow::
     drop(store);
     // A submission refers to blobs that are there; what it refers to stays while it is under way.
     let Ok(_writer) = daemon.writer.try_lock() else { return Ok(before) };
+    let mut needed = daemon.sending.resent_blocks();
     let mut store = daemon.store.lock().unwrap_or_else(PoisonError::into_inner);
-    let exported = daemon.exports.needed_blocks()?;
-    let freed = store.retain(&daemon.packs, &daemon.config.keep(), &exported)?;
+    needed.extend(daemon.exports.needed_blocks()?);
+    let freed = store.retain(&daemon.packs, &daemon.config.keep(), &needed)?;
     if freed > 0 {
         tracing::info!("{} given back: no kept release needs it", Bytes(freed));
     }
     daemon.freed_bytes.fetch_add(freed, std::sync::atomic::Ordering::Relaxed);
-    *daemon.housekeeping.lock().unwrap_or_else(PoisonError::into_inner) = None;
     Ok(Some(now))
 }

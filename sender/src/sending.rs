@@ -2,13 +2,13 @@
 //!
 //! The carousel's lock and the store's are never held at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use diodesync::id::{Blake3, Channel, ReleaseNo};
+use diodesync::id::{Blake3, BlockId, Channel, ReleaseNo};
 use diodesync::journal::{JournalExt, Key, Progress, SledJournal};
 use diodesync::send::{Begin, Carousel, Job, LaneSlot, ReleasePlan, Rounds, RunId, Turn, Via};
 use diodesync::trust::Bundle;
@@ -40,8 +40,8 @@ struct State {
     indexes: BTreeMap<RunId, Arc<Vec<u8>>>,
     /// What went out last of each channel.
     complete: BTreeMap<Channel, View>,
-    /// Tickets that are being answered: the fact that says so, by what is sent for it.
-    tickets: BTreeMap<RunId, PathBuf>,
+    /// Tickets that are being answered: the facts that say so, by what is sent for them.
+    tickets: BTreeMap<RunId, BTreeSet<PathBuf>>,
     journalled: BTreeMap<Channel, (RunId, u8, usize)>,
     journalled_at: Option<Instant>,
 }
@@ -92,9 +92,9 @@ impl State {
         let is_on_its_way = |run: &RunId| carousel.all().any(|rounds| rounds.run() == *run);
         indexes.retain(|run, _| is_on_its_way(run));
         let over: Vec<RunId> = tickets.keys().filter(|run| !is_on_its_way(run)).copied().collect();
-        for path in over.iter().filter_map(|run| tickets.remove(run)).collect::<Vec<_>>() {
-            if tickets.values().all(|other| *other != path) {
-                tracing::info!(ticket = %path.display(), "what the ticket asked for went out, or another one asks for it");
+        for path in over.iter().filter_map(|run| tickets.remove(run)).flatten().collect::<BTreeSet<_>>() {
+            if !tickets.values().any(|others| others.contains(&path)) {
+                tracing::info!(ticket = %path.display(), "what the ticket asked for went out");
                 // If it stays, it is answered once more after a restart.
                 let _ = std::fs::remove_file(path);
             }
@@ -143,20 +143,35 @@ impl Sending {
         self.changed();
     }
 
-    /// Has what a ticket asks for sent before everything else. The fact `ticket` goes when all of it went out.
+    /// Has what a ticket asks for sent before everything else, together with what earlier tickets of the channel asked
+    /// for and is not out yet. The fact `ticket` goes when all of it went out.
     pub fn resend(&self, outgoing: Outgoing, ticket: PathBuf) {
-        let Outgoing { plan, control, .. } = outgoing;
+        let Outgoing { mut plan, control, .. } = outgoing;
         let settings = self.channels.of(&plan.channel).carousel();
+        let mut state = self.state();
+        let mut tickets = BTreeSet::from([ticket]);
+        if let Some(earlier) = state.carousel.resend(&plan.channel) {
+            let asked: BTreeSet<BlockId> = plan.blocks.iter().map(|block| block.id).collect();
+            plan.blocks.extend(earlier.plan().blocks.iter().filter(|block| !asked.contains(&block.id)));
+            tickets.extend(state.tickets.get(&earlier.run()).into_iter().flatten().cloned());
+        }
         tracing::info!(
             channel = %plan.channel, release = plan.number.0, blocks = plan.blocks.len(), "sending again, by a ticket"
         );
-        let mut state = self.state();
         let run = state.carousel.put_resend(plan, settings);
         state.indexes.insert(run, control.index);
-        state.tickets.insert(run, ticket);
+        state.tickets.insert(run, tickets);
         state.forget_superseded();
         drop(state);
         self.changed();
+    }
+
+    /// The blocks that tickets ask for: retention keeps them.
+    pub fn resent_blocks(&self) -> BTreeSet<BlockId> {
+        let state = self.state();
+        let resends =
+            state.tickets.keys().filter_map(|run| state.carousel.all().find(|rounds| rounds.run() == *run));
+        resends.flat_map(|rounds| &rounds.plan().blocks).map(|block| block.id).collect()
     }
 
     /// How much of what a ticket asked for of a channel is still to go out.

@@ -104,6 +104,8 @@ impl Store {
         for index in store.newest.values().chain(store.staged.values()) {
             store.catalog.absorb(index);
         }
+        // What is damaged is said at the start and not when it is needed.
+        store.newest.keys().try_for_each(|channel| store.last_full_s(channel).map(drop))?;
         Ok(store)
     }
 

@@ -10,9 +10,11 @@
 //! ```
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+use rustix::fs::OFlags;
 
 use super::PackError;
 use crate::id::Blake3;
@@ -94,9 +96,38 @@ pub fn write_secret(path: &Path, content: &[u8]) -> Result<(), PackError> {
     write_atomic(path, 0o600, &[head(content).as_bytes(), content])
 }
 
+/// Octets of a fact at most: one names every block of a large release.
+const BYTES_MAX: u64 = 1 << 30;
+
+/// Reads a file that another process may have put there: it follows no link, waits for no pipe, and ends.
+fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    let file = open_regular(path, OpenOptions::new().read(true))?;
+    let bytes = file.metadata()?.len();
+    if bytes > BYTES_MAX {
+        return Err(std::io::Error::other(format!("it has {bytes} octets, expected {BYTES_MAX} at most")));
+    }
+    let mut content = Vec::with_capacity(bytes as usize);
+    file.take(BYTES_MAX).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+/// Opens a file that is one, and not a link, a pipe, or a device.
+///
+/// # Errors
+/// Those of opening; [`std::io::ErrorKind::InvalidInput`] if it is something else.
+pub fn open_regular(path: &Path, options: &mut OpenOptions) -> std::io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = options.custom_flags(flags.bits() as i32).open(path)?;
+    if !file.metadata()?.is_file() {
+        let why = "it is no regular file, and nothing else belongs there";
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, why));
+    }
+    Ok(file)
+}
+
 /// Reads a fact; `None` if it was never recorded.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>, PackError> {
-    let bytes = match std::fs::read(path) {
+    let bytes = match read_file(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(PackError::io("read", path)(error)),
@@ -144,6 +175,22 @@ mod tests {
             std::fs::write(&path, &good[..len]).unwrap();
             assert!(matches!(read(&path), Err(PackError::Damaged { .. })), "{len} octets");
         }
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_opened() {
+        let dir = TempDir::new("no-file");
+        let (fact, link, pipe) = (dir.path().join("fact"), dir.path().join("link"), dir.path().join("pipe"));
+        write(&fact, b"x").unwrap();
+        std::os::unix::fs::symlink(&fact, &link).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        for path in [&link, &pipe, &dir.path().to_owned()] {
+            let error = read(path).unwrap_err();
+            assert!(matches!(error, PackError::Io { .. }), "{}: {error}", path.display());
+        }
+        // More than a fact can hold; nothing of it is read.
+        std::fs::File::create(link.with_extension("huge")).unwrap().set_len(BYTES_MAX + 1).unwrap();
+        assert!(read(&link.with_extension("huge")).unwrap_err().to_string().contains("at most"));
     }
 
     #[test]

@@ -74,9 +74,11 @@ impl PackStore {
         let is_new = create && !path.exists();
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(create).truncate(false).mode(0o640);
-        let file = match options.open(&path) {
+        let file = match fact::open_regular(&path, &mut options) {
             // Who serves may have leave to read only.
-            Err(error) if !create && is_read_only(&error) => File::open(&path),
+            Err(error) if !create && is_read_only(&error) => {
+                fact::open_regular(&path, OpenOptions::new().read(true))
+            }
             opened => opened,
         };
         let file = file.map_err(PackError::io("open", &path))?;

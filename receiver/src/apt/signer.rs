@@ -57,7 +57,7 @@ impl Signer {
     /// A file that others can read, or that is no secret key without a passphrase; a key of which no part may sign, or
     /// that has expired.
     pub fn open(dir: &Path, configured: Option<&Path>, host: &str, now_s: u64) -> anyhow::Result<Self> {
-        let own = dir.join("keys/apt.key");
+        let own = dir.join("keys/site/apt.key");
         if configured.is_none() && !own.exists() {
             let signer = Self::generate(host, now_s)?;
             let armored = signer.key.to_armored_string(ArmorOptions::default())?;
@@ -171,11 +171,11 @@ mod tests {
     #[test]
     fn a_key_is_made_once_and_kept_private() {
         let dir = std::env::temp_dir().join(format!("diodesync-apt-{}", std::process::id()));
-        std::fs::create_dir_all(dir.join("keys")).unwrap();
+        std::fs::create_dir_all(dir.join("keys/site")).unwrap();
         let open = || Signer::open(&dir, None, "gw", NOW_S);
         let (made, read) = (open().unwrap(), open().unwrap());
         assert_eq!(made.public_key().unwrap(), read.public_key().unwrap());
-        let path = dir.join("keys/apt.key");
+        let path = dir.join("keys/site/apt.key");
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
         std::fs::write(&path, b"garbled").unwrap();

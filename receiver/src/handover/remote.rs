@@ -1,4 +1,4 @@
-//! Lane and publisher in two processes: `DIR/lane.sock`, at which the publisher listens.
+//! Lane and publisher in two processes: `DIR/handover/lane.sock`, at which the publisher listens.
 //!
 //! A lane's process has two connections. The first octet of each says which it is; after that both carry frames, each of
 //! a length in four octets (big-endian) and a message in bincode:
@@ -80,7 +80,7 @@ enum Command {
 
 /// Where the publisher listens.
 pub fn socket(dir: &Path) -> PathBuf {
-    dir.join("lane.sock")
+    dir.join("handover/lane.sock")
 }
 
 fn send(stream: &mut UnixStream, message: &impl bincode::Encode) -> io::Result<()> {

@@ -249,10 +249,13 @@ impl Hub {
 
     fn take_orders(&self, state: &mut State) {
         while let Ok(order) = state.orders.try_recv() {
-            let State { collector, .. } = state;
+            let State { collector, partials, .. } = state;
             match order {
                 Order::Done(blocks) => {
-                    blocks.into_iter().for_each(|id| collector.mark_done(ObjectId::Block(id), Sbn(0)));
+                    for id in blocks {
+                        collector.mark_done(ObjectId::Block(id), Sbn(0));
+                        partials.forget(ObjectId::Block(id));
+                    }
                 }
                 Order::Missing(blocks) => {
                     blocks.into_iter().for_each(|id| collector.mark_missing(ObjectId::Block(id), Sbn(0)));

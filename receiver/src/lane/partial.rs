@@ -7,7 +7,7 @@
 //! The file's name is its key. A file that is not whole is worth nothing and harms nothing: blocks are compared with the
 //! index after decoding.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use diodesync::fec::{Block, Collecting, Oti};
@@ -16,48 +16,63 @@ use diodesync::pack::{PackError, fact};
 use diodesync::recv::BlockKey;
 use diodesync::wire::ObjectId;
 
-/// Files that are kept; more than that and the newest go.
+/// Files that are kept; more than that and the oldest go: what superseded releases left comes to nothing any more.
 const FILES_MAX: usize = 65_536;
 
 /// A folder of incomplete blocks.
 #[derive(Debug)]
 pub struct Partials {
     dir: PathBuf,
-    by_object: HashMap<ObjectId, HashSet<BlockKey>>,
-    files: usize,
+    by_object: HashMap<ObjectId, HashMap<BlockKey, u64>>,
+    /// By age, the oldest first.
+    by_age: BTreeMap<u64, BlockKey>,
+    files_max: usize,
 }
 
 impl Partials {
     /// Opens the folder, making it if need be.
     pub fn open(dir: &Path) -> Result<Self, PackError> {
         std::fs::create_dir_all(dir).map_err(PackError::io("create the folder", dir))?;
-        let mut partials = Self { dir: dir.to_owned(), by_object: HashMap::new(), files: 0 };
+        let mut partials = Self {
+            dir: dir.to_owned(),
+            by_object: HashMap::new(),
+            by_age: BTreeMap::new(),
+            files_max: FILES_MAX,
+        };
+        let mut found = Vec::new();
         for entry in std::fs::read_dir(dir).map_err(PackError::io("list", dir))? {
             let entry = entry.map_err(PackError::io("list", dir))?;
             match entry.file_name().to_str().and_then(parse_name) {
-                Some(key) => partials.remember(key),
+                Some(key) => found.push((entry.metadata().and_then(|file| file.modified()).ok(), key)),
                 // A temporary of a write that did not end.
                 None => std::fs::remove_file(entry.path()).map_err(PackError::io("remove", entry.path()))?,
             }
         }
+        found.sort_by_key(|(written, _)| *written);
+        found.into_iter().for_each(|(_, key)| partials.remember(key));
         Ok(partials)
     }
 
     /// What is there.
     pub fn keys(&self) -> Vec<BlockKey> {
-        self.by_object.values().flatten().copied().collect()
+        self.by_age.values().copied().collect()
     }
 
     fn remember(&mut self, key: BlockKey) {
-        if self.by_object.entry(key.object).or_default().insert(key) {
-            self.files += 1;
+        let age = self.by_age.last_key_value().map_or(0, |(age, _)| age + 1);
+        if let Some(before) = self.by_object.entry(key.object).or_default().insert(key, age) {
+            self.by_age.remove(&before);
         }
+        self.by_age.insert(age, key);
     }
 
     /// Keeps the symbols of a block.
     pub fn put(&mut self, key: &BlockKey, block: &Block<Collecting>) -> Result<(), PackError> {
-        if self.files >= FILES_MAX {
-            return Ok(());
+        while self.by_age.len() >= self.files_max
+            && let Some((_, oldest)) = self.by_age.first_key_value()
+        {
+            let oldest = *oldest;
+            self.remove(&oldest);
         }
         let mut octets = Vec::new();
         for (esi, symbol) in block.symbols() {
@@ -84,15 +99,15 @@ impl Partials {
 
     /// Removes what is kept of an object that is complete.
     pub fn forget(&mut self, object: ObjectId) {
-        for key in self.by_object.get(&object).cloned().unwrap_or_default() {
+        for (key, _) in self.by_object.get(&object).cloned().unwrap_or_default() {
             self.remove(&key);
         }
     }
 
     fn remove(&mut self, key: &BlockKey) {
         let Some(keys) = self.by_object.get_mut(&key.object) else { return };
-        if keys.remove(key) {
-            self.files -= 1;
+        if let Some(age) = keys.remove(key) {
+            self.by_age.remove(&age);
             // If it stays, it is found and removed at the next start.
             let _ = std::fs::remove_file(self.dir.join(name(key)));
         }
@@ -162,6 +177,30 @@ mod tests {
         block.add(Esi(12), encoded.symbol(Esi(12)));
         assert_eq!(block.decode(&mut Codec::default()).unwrap().bytes(), data);
         assert!(Partials::open(&dir).unwrap().keys().is_empty());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn the_oldest_go_when_there_are_too_many() {
+        let dir = std::env::temp_dir().join(format!("diodesync-partial-many-{}", std::process::id()));
+        let oti = Oti::for_object(200, 100, RepairUse::Data);
+        let key = |number| {
+            let object = ObjectId::Block(BlockId { pack: PackId([7; 8]), block: BlockNo(number) });
+            BlockKey { object, sbn: Sbn(0), oti }
+        };
+        let mut partials = Partials::open(&dir).unwrap();
+        partials.files_max = 3;
+        let mut block = Block::new(oti, Sbn(0), Vec::new());
+        block.add(Esi(1), &[5; 100]);
+        // The first is written once more, and is not the oldest then.
+        for number in [1, 2, 3, 1, 4, 5] {
+            partials.put(&key(number), &block).unwrap();
+        }
+        assert_eq!(partials.keys(), [key(1), key(4), key(5)]);
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 3);
+        assert_eq!(partials.take(&key(4)).unwrap().len(), 1);
+        assert!(partials.take(&key(2)).unwrap().is_empty());
+        assert_eq!(Partials::open(&dir).unwrap().keys().len(), 2);
         std::fs::remove_dir_all(dir).unwrap();
     }
 

@@ -145,6 +145,11 @@ impl Arrival {
         true
     }
 
+    /// Blocks that it lacks and that are there: nobody has told of them.
+    pub fn untold(&self, ledger: &Ledger) -> Vec<BlockId> {
+        self.lacking.values().filter(|block| ledger.holds(block)).map(|block| block.id).collect()
+    }
+
     /// Whether there is a blob to be hashed.
     pub fn has_work(&self) -> bool {
         self.refused.is_none() && !self.ready.is_empty()

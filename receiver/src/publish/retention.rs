@@ -76,7 +76,7 @@ impl Publisher {
         let mut kept: Vec<Arc<Index>> = Vec::new();
         // What a serve role in another process serves still.
         let elsewhere = match self.input.is_served_elsewhere {
-            true => Serving::read(&self.input.dir).map(|serving| serving.releases).unwrap_or_default(),
+            true => Serving::read(&self.input.dir)?.map(|serving| serving.releases).unwrap_or_default(),
             false => BTreeSet::new(),
         };
         for channel in self.facts.channels()? {
@@ -142,8 +142,11 @@ impl Publisher {
         known.map_or_else(|| self.facts.index(channel, number).map(Arc::new), Ok)
     }
 
-    /// Whether the sender has told of a release whose index did not come.
+    /// Whether the sender has told of a release whose index did not come, or one may be on the media that are imported.
     fn is_index_due(&self) -> bool {
+        if crate::import::is_under_way(&self.input.dir) {
+            return true;
+        }
         let view = self.shared.view.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((beacon, _)) = &view.beacon else { return true };
         beacon

@@ -95,8 +95,13 @@ fn serving_path(dir: &Path) -> PathBuf {
 
 impl Serving {
     /// What was written last.
-    pub fn read(dir: &Path) -> Option<Self> {
-        serde_json::from_slice(&fact::read(&serving_path(dir)).ok()??).ok()
+    ///
+    /// # Errors
+    /// If there is something that cannot be read: what is served is not known then.
+    pub fn read(dir: &Path) -> anyhow::Result<Option<Self>> {
+        let path = serving_path(dir);
+        let Some(content) = fact::read(&path)? else { return Ok(None) };
+        serde_json::from_slice(&content).map(Some).with_context(|| format!("{} is damaged", path.display()))
     }
 
     /// Whether who wrote it is not there any more.

@@ -116,6 +116,18 @@ fn a_ticket_brings_what_is_lacking_and_nothing_else() {
         Ok((open == 0).then_some(()))
     })
     .unwrap();
+
+    // A ticket that comes while another one is being answered takes nothing from it.
+    let before = lacking.pair.low_status().unwrap().sent_bytes();
+    lacking.pair.low.ok(&["resend", "--release", "1"]).unwrap();
+    lacking.pair.low.ok(&["resend", file.to_str().unwrap()]).unwrap();
+    wait_for("both are answered", MINUTE, || {
+        let open = std::fs::read_dir(lacking.pair.low.dir().join("resends"))?.count();
+        Ok((open == 0).then_some(()))
+    })
+    .unwrap();
+    let sent = lacking.pair.low_status().unwrap().sent_bytes() - before;
+    assert!(sent >= 24 << 20, "{sent} octets were sent for all of the release and a ticket");
 }
 
 #[test]

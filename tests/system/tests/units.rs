@@ -67,6 +67,11 @@ fn they_are_sound_and_expose_little() {
         let said = String::from_utf8_lossy(&judged.stdout).into_owned();
         assert!(judged.status.success(), "{said}");
         println!("{}", said.lines().last().unwrap_or_default());
+        // Over that it says that it is ready, and that it lives.
+        let text = std::fs::read_to_string(unit).unwrap();
+        let families = text.lines().find_map(|line| line.strip_prefix("RestrictAddressFamilies="));
+        let is_told = families.is_some_and(|families| families.split(' ').any(|family| family == "AF_UNIX"));
+        assert!(text.contains("Type=notify") && is_told, "{}", unit.display());
     }
 }
 
@@ -184,18 +189,33 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
     };
     wait_for("all roles are there", MINUTE, || Ok(ROLES.iter().all(|role| is_program(role)).then_some(())))
         .unwrap();
+    // A key that was replaced, and sockets that were made anew above, are kept out as the old ones were.
+    for key in ["keys/site/ca.key", "keys/site/apt.key", "serve/server.key"] {
+        let (path, new) = (dir.join(key), dir.join(format!("{key}.new")));
+        std::fs::copy(&path, &new).unwrap();
+        std::fs::rename(&new, &path).unwrap();
+    }
+    for (role, socket, is_seen) in [
+        ("lane", "run/control.sock", false),
+        ("lane", "handover/lane.sock", true),
+        ("serve", "run/control.sock", false),
+        ("serve", "handover/lane.sock", false),
+        ("publish", "run/control.sock", true),
+    ] {
+        let done = within(&pair, role, &format!("test -S {}/{socket}", dir.display()));
+        assert_eq!(done.status.success(), is_seen, "{role} and {socket}");
+    }
     for (role, key, is_seen) in [
         ("lane", "keys/receiver.key", true),
-        ("lane", "keys/ca.key", false),
-        ("lane", "keys/apt.key", false),
-        ("lane", "keys/server.key", false),
-        ("serve", "keys/server.key", true),
+        ("lane", "keys/site/ca.key", false),
+        ("lane", "keys/site/apt.key", false),
+        ("lane", "serve/server.key", false),
+        ("serve", "serve/server.key", true),
         ("serve", "keys/receiver.key", false),
-        ("serve", "keys/ca.key", false),
-        ("serve", "keys/apt.key", false),
-        ("serve", "pairing", false),
-        ("publish", "keys/ca.key", true),
-        ("publish", "keys/apt.key", true),
+        ("serve", "keys/site/ca.key", false),
+        ("serve", "keys/site/apt.key", false),
+        ("publish", "keys/site/ca.key", true),
+        ("publish", "keys/site/apt.key", true),
     ] {
         assert_eq!(size(&pair, role, key) > 0, is_seen, "{role} and {key}");
     }
@@ -204,6 +224,9 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
         ("lane", "packs", true),
         ("lane", "releases", false),
         ("lane", "published", false),
+        ("lane", "run", false),
+        ("serve", "handover", false),
+        ("serve", "run", false),
         ("lane", ".", false),
         ("serve", "serve", true),
         ("serve", "packs", false),

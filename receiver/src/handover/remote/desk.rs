@@ -4,17 +4,24 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Weak};
 
 use anyhow::Context;
+use diodesync::id::BlockId;
+use diodesync::limits::{BLOCK_BYTES, PACK_BLOCKS_MAX};
 use diodesync::release::index::NeededBlock;
 use diodesync::wire::Beacon;
 
 use super::{ANSWER_MAX, Answer, Ask, BLOCKS_MAX, Command, INTERVAL, JUDGEMENT, NEWS, News, receive, send};
 use crate::handover::{Claim, Judge, Notice, Order, Orders};
 use crate::lane::LanesShared;
+
+/// Connections at once: the one lane process that there is has two, and one that was killed may have its own still.
+const CONNECTIONS_MAX: usize = 16;
+/// Blocks that a lane writes at once.
+const CLAIMS_MAX: usize = 256;
 
 /// What the publisher answers with.
 pub struct Desk {
@@ -41,6 +48,9 @@ impl std::fmt::Debug for Desk {
 /// Listens for lanes, on threads that live as long as the process.
 pub fn listen(dir: &Path, desk: Desk) -> anyhow::Result<()> {
     let path = super::socket(dir);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
     // The role's lock is held, so a socket that is there was left by a process that was killed.
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -53,11 +63,21 @@ pub fn listen(dir: &Path, desk: Desk) -> anyhow::Result<()> {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660))?;
     let desk = Arc::new(desk);
     let accept = move || {
+        let mut open = Vec::new();
         for stream in listener.incoming() {
-            let desk = desk.clone();
+            let place = Arc::new(());
+            open.retain(|place: &Weak<()>| place.strong_count() > 0);
             let begun = stream.and_then(|stream| {
-                let thread = std::thread::Builder::new().name("lane desk".to_owned());
-                thread.spawn(move || attend(&desk, stream)).map(drop)
+                if open.len() >= CONNECTIONS_MAX {
+                    return Err(io::Error::other(format!("{CONNECTIONS_MAX} connections are open")));
+                }
+                open.push(Arc::downgrade(&place));
+                let desk = desk.clone();
+                let attend = move || {
+                    let _place = place;
+                    attend(&desk, stream);
+                };
+                std::thread::Builder::new().name("lane desk".to_owned()).spawn(attend).map(drop)
             });
             if let Err(error) = begun {
                 tracing::warn!(%error, "a lane cannot join; it tries again");
@@ -72,9 +92,15 @@ pub fn listen(dir: &Path, desk: Desk) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether a block can have this name and length.
+fn is_possible(id: &BlockId, bytes: u32) -> bool {
+    u64::from(id.block.0) < u64::from(PACK_BLOCKS_MAX) && (1..=BLOCK_BYTES as u64).contains(&u64::from(bytes))
+}
+
 fn attend(desk: &Desk, mut stream: UnixStream) {
     let mut kind = [0];
-    let ended = stream.read_exact(&mut kind).and_then(|()| match kind {
+    let said = stream.set_read_timeout(Some(ANSWER_MAX)).and_then(|()| stream.read_exact(&mut kind));
+    let ended = said.and_then(|()| stream.set_read_timeout(None)).and_then(|()| match kind {
         [JUDGEMENT] => judge(desk, stream),
         [NEWS] => take_news(desk, stream),
         _ => Err(io::Error::other("it does not say what it is for")),
@@ -95,6 +121,9 @@ fn judge(desk: &Desk, mut stream: UnixStream) -> io::Result<()> {
         };
         let answer = match ask {
             Ask::Claim(id) => {
+                if claimed.len() >= CLAIMS_MAX || u64::from(id.block.0) >= u64::from(PACK_BLOCKS_MAX) {
+                    break Err(io::Error::other(format!("it claims {id}, with {} claimed", claimed.len())));
+                }
                 let claim = desk.judge.claim(&id);
                 if matches!(claim, Claim::Wanted(_) | Claim::Unknown) {
                     claimed.push(id);
@@ -102,13 +131,25 @@ fn judge(desk: &Desk, mut stream: UnixStream) -> io::Result<()> {
                 Answer::Claim(claim)
             }
             Ask::Written(id, hash, bytes) => {
+                if !is_possible(&id, bytes) {
+                    break Err(io::Error::other(format!("it has written {bytes} octets as {id}")));
+                }
+                let claims = claimed.len();
                 claimed.retain(|claimed| *claimed != id);
-                desk.judge.written(id, hash, bytes);
+                if claimed.len() < claims {
+                    desk.judge.written(id, hash, bytes);
+                } else {
+                    // It was claimed of a publisher that is gone.
+                    let _ = desk.notices.send(Notice::Unjudged(vec![NeededBlock { id, bytes, hash }]));
+                }
                 Answer::Noted
             }
             Ask::GaveUp(id) => {
+                let claims = claimed.len();
                 claimed.retain(|claimed| *claimed != id);
-                desk.judge.gave_up(&id);
+                if claimed.len() < claims {
+                    desk.judge.gave_up(&id);
+                }
                 Answer::Noted
             }
             Ask::Trouble(text) => {
@@ -170,7 +211,12 @@ fn to_notice(news: News) -> io::Result<Notice> {
         News::Held(blocks) => Notice::Held(blocks),
         News::Unjudged(blocks) => {
             let needed = blocks.into_iter().map(|(id, hash, bytes)| NeededBlock { id, bytes, hash });
-            Notice::Unjudged(needed.collect())
+            let needed: Vec<_> = needed.collect();
+            if let Some(block) = needed.iter().find(|block| !is_possible(&block.id, block.bytes)) {
+                let (id, bytes) = (block.id, block.bytes);
+                return Err(io::Error::other(format!("it has written {bytes} octets as {id}")));
+            }
+            Notice::Unjudged(needed)
         }
         News::Beacon(octets) => Notice::Beacon(Box::new(Beacon::parse(&octets).map_err(io::Error::other)?)),
         News::Object | News::Seen(_) => Notice::Object,

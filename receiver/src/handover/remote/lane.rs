@@ -205,11 +205,18 @@ impl Relay {
                 }
                 send(stream, &News::Seen(self.lanes.view()))?;
             }
-            for news in &*backlog {
-                send(stream, news)?;
-            }
-            backlog.clear();
+            self.send_all(stream, backlog)?;
         }
+        // The lanes are over; this is the last that they have to say.
+        backlog.extend(self.notices.try_iter().filter_map(to_news));
+        self.send_all(stream, backlog)
+    }
+
+    fn send_all(&self, stream: &mut UnixStream, backlog: &mut Vec<News>) -> io::Result<()> {
+        for news in &*backlog {
+            send(stream, news)?;
+        }
+        backlog.clear();
         Ok(())
     }
 }

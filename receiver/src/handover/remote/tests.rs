@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use diodesync::id::{BlockNo, PackId};
 use diodesync::journal::HeldBlock;
+use diodesync::limits::BLOCK_BYTES;
 use diodesync::link::LinkKey;
 use diodesync::pack::PackStore;
 
@@ -134,12 +135,29 @@ fn a_lane_in_another_process_asks_tells_and_is_told() {
     wait(|| matches!(remote.claim(&block(4)), Claim::Wanted(_)));
     remote.written(block(4), Blake3([4; 32]), 7);
     publisher.scribe.wait_for("written 4 7");
+    // What was claimed of nobody who is there now counts when it was hashed.
+    remote.written(block(8), Blake3([8; 32]), 5);
+    let notice = publisher.notices.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert!(matches!(&notice, Notice::Unjudged(blocks) if blocks[0].id == block(8)), "{notice:?}");
+    // What cannot be ends the connection.
+    let last = BlockId { pack: PackId([1; 8]), block: BlockNo(u32::MAX) };
+    let too_long = BLOCK_BYTES as u32 + 1;
+    for (id, bytes) in [(block(7), 0), (block(7), too_long), (last, 7)] {
+        let mut stream = UnixStream::connect(socket(dir.path())).unwrap();
+        stream.write_all(&[JUDGEMENT]).unwrap();
+        send(&mut stream, &Ask::Written(id, Blake3([7; 32]), bytes)).unwrap();
+        assert!(receive::<Answer>(&mut stream).is_err(), "{id} with {bytes} octets");
+    }
     // What a lane that is gone had claimed is free again.
     assert!(matches!(remote.claim(&block(6)), Claim::Wanted(_)));
     assert_eq!(publisher.joined.load(Ordering::Relaxed), 1);
     drop(remote);
+    // The last word of lanes that stop is passed on.
+    notices.send(Notice::Held(vec![block(10)])).unwrap();
     stop.store(true, Ordering::Relaxed);
     relay.join().unwrap();
+    let notice = publisher.notices.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert!(matches!(&notice, Notice::Held(held) if *held == [block(10)]), "{notice:?}");
     publisher.scribe.wait_for("gave up 6");
     wait(|| publisher.joined.load(Ordering::Relaxed) == 0);
 }

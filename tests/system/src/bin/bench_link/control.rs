@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 
 /// `GET /v1/status` over the control socket in `dir`.
 pub fn status<T: DeserializeOwned>(dir: &Path) -> Result<T> {
-    let socket = dir.join("control.sock");
+    let of_receiver = dir.join("run/control.sock");
+    let socket = if of_receiver.exists() { of_receiver } else { dir.join("control.sock") };
     let what = || format!("{} does not answer", socket.display());
     let mut stream = UnixStream::connect(&socket).with_context(what)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
