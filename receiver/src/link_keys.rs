@@ -45,6 +45,8 @@ pub fn record(dir: &Path, trust: &TrustState) -> anyhow::Result<Option<Vec<LinkV
 
 /// The keys that may sign; `paired` if the metadata has named none yet.
 pub fn load(dir: &Path, paired: Vec<LinkVerifier>) -> anyhow::Result<Vec<LinkVerifier>> {
+    // What is damaged is said at the start, and not when a session comes.
+    fact::read(&dir.join("session/receivers"))?;
     let Some(content) = fact::read(&dir.join("link-keys"))? else { return Ok(paired) };
     let named: Vec<String> =
         serde_json::from_slice(&content).context("the fact file link-keys is damaged")?;

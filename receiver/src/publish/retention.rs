@@ -74,6 +74,7 @@ impl Publisher {
 
     fn retain(&mut self) -> anyhow::Result<()> {
         let mut kept: Vec<Arc<Index>> = Vec::new();
+        let site = self.input.site.load();
         // What a serve role in another process serves still.
         let elsewhere = match self.input.is_served_elsewhere {
             true => Serving::read(&self.input.dir)?.map(|serving| serving.releases).unwrap_or_default(),
@@ -84,6 +85,9 @@ impl Publisher {
             let known = self.facts.numbers(&channel)?;
             let used = elsewhere.iter().filter(|(of, number)| *of == channel && known.contains(number));
             numbers.extend(used.map(|(_, number)| *number));
+            // What was switched to in memory and could not be recorded is served all the same.
+            let here = site.releases().iter().chain(site.kept()).filter(|index| index.channel == channel);
+            numbers.extend(here.map(|index| index.number));
             self.facts.forget_others(&channel, &numbers)?;
             for number in numbers {
                 kept.push(self.kept_index(&channel, number)?);
@@ -97,7 +101,6 @@ impl Publisher {
         for block in kept.iter().flat_map(|index| index.blocks()) {
             blocks.insert(block.id, HeldBlock { hash: block.hash, bytes: block.bytes });
         }
-        let site = self.input.site.load();
         for block in site.releases().iter().flat_map(|index| index.blocks()) {
             blocks.insert(block.id, HeldBlock { hash: block.hash, bytes: block.bytes });
         }
