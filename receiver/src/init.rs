@@ -8,7 +8,7 @@
 //! DIR/pairing           the pairing file, once paired (fact)
 //! DIR/keys/             receiver.key; after a rotation receiver.next.key and pairing.key (secret facts, 0600)
 //! DIR/keys/site/        ca.key, apt.key (0600)
-//! DIR/serve/server.key  the mirror's (0600)
+//! DIR/tls/server.key  the mirror's (0600)
 //! DIR/run/, DIR/handover/  sockets: of the commands, and of the lane role
 //! ```
 
@@ -31,7 +31,7 @@ pub fn init(dir: &Path, hosts: &[String]) -> anyhow::Result<()> {
         bail!("{} is initialised already; its keys are not overwritten. Use another --dir", dir.display());
     }
     // Each role is kept out of whole folders: a file that is kept from it would not stay so when it is replaced.
-    for folder in ["keys/site", "serve", "run", "handover"] {
+    for folder in ["keys/site", "tls", "serve", "run", "handover"] {
         let folder = dir.join(folder);
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
@@ -66,7 +66,7 @@ pub fn init(dir: &Path, hosts: &[String]) -> anyhow::Result<()> {
 }
 
 fn write_server_certificate(dir: &Path, server: &CertificateAndKey) -> anyhow::Result<()> {
-    fact::write_atomic(&dir.join("serve/server.key"), 0o600, &[server.key_pem.as_bytes()])?;
+    fact::write_atomic(&dir.join("tls/server.key"), 0o600, &[server.key_pem.as_bytes()])?;
     fact::write_atomic(&dir.join("server.pem"), 0o644, &[server.certificate_pem.as_bytes()])?;
     Ok(())
 }

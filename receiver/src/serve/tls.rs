@@ -55,7 +55,7 @@ impl Tls {
                 let ca = dir.join("ca.pem");
                 let pem =
                     std::fs::read_to_string(&ca).with_context(|| format!("cannot read {}", ca.display()))?;
-                (dir.join("server.pem"), dir.join("serve/server.key"), Some(pem))
+                (dir.join("server.pem"), dir.join("tls/server.key"), Some(pem))
             }
         };
         let stamps = (Stamp::of(&chain), Stamp::of(&key));

@@ -179,7 +179,7 @@ fn a_rebuilt_receiver_comes_up_from_one_export_or_one_full_release() {
     for by_wire in [false, true] {
         carried.pair.high.stop().unwrap();
         for entry in entries(carried.pair.high.dir()) {
-            let is_kept = ["keys", "pairing", "receiver.pub", "receiver.toml", "ca.pem", "server.pem"];
+            let is_kept = ["keys", "tls", "pairing", "receiver.pub", "receiver.toml", "ca.pem", "server.pem"];
             if is_kept.iter().any(|kept| entry.ends_with(kept)) {
                 continue;
             }

@@ -190,7 +190,7 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
     wait_for("all roles are there", MINUTE, || Ok(ROLES.iter().all(|role| is_program(role)).then_some(())))
         .unwrap();
     // A key that was replaced, and sockets that were made anew above, are kept out as the old ones were.
-    for key in ["keys/site/ca.key", "keys/site/apt.key", "serve/server.key"] {
+    for key in ["keys/site/ca.key", "keys/site/apt.key", "tls/server.key"] {
         let (path, new) = (dir.join(key), dir.join(format!("{key}.new")));
         std::fs::copy(&path, &new).unwrap();
         std::fs::rename(&new, &path).unwrap();
@@ -209,8 +209,8 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
         ("lane", "keys/receiver.key", true),
         ("lane", "keys/site/ca.key", false),
         ("lane", "keys/site/apt.key", false),
-        ("lane", "serve/server.key", false),
-        ("serve", "serve/server.key", true),
+        ("lane", "tls/server.key", false),
+        ("serve", "tls/server.key", true),
         ("serve", "keys/receiver.key", false),
         ("serve", "keys/site/ca.key", false),
         ("serve", "keys/site/apt.key", false),
