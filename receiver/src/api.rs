@@ -16,6 +16,7 @@ use diodesync::pack::{Disk, PackError, PackStore};
 use diodesync::quantity::Span;
 use diodesync_control::{ApiError, VerifyJob, VerifyState, clock_ms, clock_s, on_thread};
 
+use crate::apt::Signer;
 use crate::config::Config;
 use crate::handover::Notice;
 use crate::import::{self, Imports};
@@ -52,6 +53,8 @@ pub struct Daemon {
     pub publish: Arc<PublishShared>,
     /// What is served.
     pub site: SiteHandle,
+    /// Signs the archive of packages.
+    pub apt: Arc<Signer>,
     /// What comes on removable media.
     pub imports: Imports,
     /// Bulk data.
@@ -339,6 +342,12 @@ impl Daemon {
         }
         if let Some(why) = &publish.refused {
             alarm("refused", why.clone());
+        }
+        // Where there are no packages, nobody asks for the key.
+        if let Some(why) =
+            self.apt.alarm(clock_ms / 1000).filter(|_| !self.site.load().apt().suites().is_empty())
+        {
+            alarm("apt-key", why);
         }
         let waits = |since: u64| Duration::from_millis(clock_ms.saturating_sub(since));
         for (object, since) in publish.unnamed.iter().filter(|(_, since)| waits(*since) >= UNNAMED) {

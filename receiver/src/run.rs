@@ -82,6 +82,7 @@ struct Publisher {
     orders: Orders,
     shared: Arc<PublishShared>,
     site: SiteHandle,
+    apt: Arc<Signer>,
     thread: JoinHandle<()>,
 }
 
@@ -114,13 +115,13 @@ impl Publisher {
             notices: from_lanes,
             orders: orders.clone(),
             site: site.clone(),
-            apt,
+            apt: apt.clone(),
             keep: config.keep(),
             is_served_elsewhere,
         };
         // Before any lane, so that the ledger knows which blocks are wanted before one is written.
         let thread = publish::start(shared.clone(), input)?;
-        Ok(Self { paired, packs, journal, ledger, inbox, notices, orders, shared, site, thread })
+        Ok(Self { paired, packs, journal, ledger, inbox, notices, orders, shared, site, apt, thread })
     }
 
     fn daemon(&self, config: Config, lanes: Arc<LanesShared>, others: Others) -> Arc<Daemon> {
@@ -138,6 +139,7 @@ impl Publisher {
             others,
             publish: self.shared.clone(),
             site: self.site.clone(),
+            apt: self.apt.clone(),
             packs: self.packs.clone(),
             ledger: self.ledger.clone(),
             journal: self.journal.clone(),

@@ -20,12 +20,16 @@ use crate::certs::utc;
 
 /// How far a key of ours reaches back, for clients whose clock is behind.
 const BACKDATE: Duration = Duration::from_secs(86_400);
+/// Days before the end of the site's key from which on it is an alarm.
+const ALARM_DAYS: u64 = 30;
 
 /// The site's key for its archive.
 pub struct Signer {
     key: SignedSecretKey,
     /// The subkey that signs; none for the primary key.
     subkey: Option<usize>,
+    /// When the first of the two expires, seconds since 1970.
+    expires_s: Option<u64>,
 }
 
 impl std::fmt::Debug for Signer {
@@ -48,7 +52,7 @@ impl Signer {
             .primary_user_id(format!("Diodesync archive {host}"));
         let key =
             parameters.build().context("an OpenPGP key cannot be made")?.generate(StdRng::from_entropy());
-        Ok(Self { key: key.context("an OpenPGP key cannot be made")?, subkey: None })
+        Ok(Self { key: key.context("an OpenPGP key cannot be made")?, subkey: None, expires_s: None })
     }
 
     /// The key of the configuration, or the receiver's own, which is made when it is needed first.
@@ -71,8 +75,9 @@ impl Signer {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let (key, _) = SignedSecretKey::from_string(&text).with_context(what)?;
-        let subkey = choose(&key, now_s).with_context(|| format!("{} cannot sign", path.display()))?;
-        let signer = Self { key, subkey };
+        let (subkey, expires_s) =
+            choose(&key, now_s).with_context(|| format!("{} cannot sign", path.display()))?;
+        let signer = Self { key, subkey, expires_s };
         // A key that cannot sign is found at the start, and not by the clients.
         let signed = signer.signed("\n").with_context(what)?;
         let is_good = match subkey.and_then(|at| signer.key.secret_subkeys.get(at)) {
@@ -83,6 +88,18 @@ impl Signer {
             bail!("what {} signs does not verify with its public half; export the key anew", path.display());
         }
         Ok(signer)
+    }
+
+    /// What is wrong with its end, if that is near or past.
+    pub fn alarm(&self, now_s: u64) -> Option<String> {
+        let end = self.expires_s.filter(|end| *end < now_s + ALARM_DAYS * 86_400)?;
+        let (state, then) =
+            if end <= now_s { ("expired", "apt refuses") } else { ("expires", "apt will refuse") };
+        Some(format!(
+            "the key for the archive of packages {state} at {}; {then} what is published afterwards. Extend it, export it \
+             again in its place, and restart; clients need the extended public key",
+            utc(end)
+        ))
     }
 
     /// The key that clients trust, ASCII-armored.
@@ -130,8 +147,8 @@ fn binding<'a>(
     Some((newest, life_s.map(|life| u64::from(key.created_at().as_secs()) + life)))
 }
 
-/// Which part of a key signs: a subkey for it, as `gpg` prefers, or the primary key.
-fn choose(key: &SignedSecretKey, now_s: u64) -> anyhow::Result<Option<usize>> {
+/// Which part of a key signs: a subkey for it, as `gpg` prefers, or the primary key; and when that comes to an end.
+fn choose(key: &SignedSecretKey, now_s: u64) -> anyhow::Result<(Option<usize>, Option<u64>)> {
     let details = &key.details;
     let of_primary = details.users.iter().flat_map(|user| &user.signatures).chain(&details.direct_signatures);
     let (primary, expires_s) =
@@ -144,17 +161,19 @@ fn choose(key: &SignedSecretKey, now_s: u64) -> anyhow::Result<Option<usize>> {
     }
     let mut expired = None;
     for (at, subkey) in key.secret_subkeys.iter().enumerate().rev() {
-        let Some((bound, expires_s)) = binding(&subkey.key, subkey.signatures.iter()) else { continue };
+        let Some((bound, subkey_expires_s)) = binding(&subkey.key, subkey.signatures.iter()) else {
+            continue;
+        };
         if !bound.key_flags().sign() {
             continue;
         }
-        match expires_s.filter(|end| *end <= now_s) {
-            None => return Ok(Some(at)),
+        match subkey_expires_s.filter(|end| *end <= now_s) {
+            None => return Ok((Some(at), expires_s.into_iter().chain(subkey_expires_s).min())),
             end => expired = expired.max(end),
         }
     }
     if primary.key_flags().sign() {
-        return Ok(None);
+        return Ok((None, expires_s));
     }
     match expired {
         Some(end) => bail!("its signing subkey expired at {}; extend it and export it again", utc(end)),

@@ -180,7 +180,14 @@ fn stock_apt_installs_from_the_far_side() {
         let error = use_key(&mut pair, &gpg.key(name, usage, life, subkey, time)).unwrap_err();
         assert!(error.contains(words) && error.contains(name), "{error}");
     }
-    use_key(&mut pair, &gpg.key("site", "cert", "never", Some("never"), None)).unwrap();
+    let alarm = |pair: &Pair| {
+        let status = pair.high_status().unwrap();
+        status.alarms.iter().find(|alarm| alarm.id == "apt-key").map(|alarm| alarm.text.clone())
+    };
+    use_key(&mut pair, &gpg.key("ends-soon", "cert", "never", Some("10d"), None)).unwrap();
+    assert!(alarm(&pair).unwrap().contains("expires at"));
+    use_key(&mut pair, &gpg.key("site", "cert", "never", Some("40d"), None)).unwrap();
+    assert_eq!(alarm(&pair), None);
     let key = pair.mirror().unwrap().https.get_ok("/client/apt-key.asc").unwrap().body;
     std::fs::write(apt.dir.join("key.asc"), key).unwrap();
     apt.ok(&["update"]);
