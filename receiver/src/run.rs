@@ -366,9 +366,6 @@ fn mirror(
 
 async fn control(daemon: Arc<Daemon>, stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
     let socket = daemon.config.socket();
-    if let Some(folder) = socket.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    }
     diodesync_control::serve(&socket, api::router(daemon), until(stopped)).await
 }
 

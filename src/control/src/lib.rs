@@ -18,7 +18,7 @@ use anyhow::Context;
 
 pub use client::Client;
 pub use progress::Progress;
-pub use server::{ApiError, on_thread, serve};
+pub use server::{ApiError, bind, on_thread, serve};
 pub use stream::ReceiverStream;
 pub use verify::{VerifyJob, VerifyState, ask_verify};
 

@@ -1,6 +1,7 @@
 //! The daemon's end of the control socket.
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
@@ -48,6 +49,24 @@ pub async fn on_thread<T: Send + 'static>(
     Ok(axum::Json(done.map_err(|error| ApiError::refused(format!("the {what} crashed: {error}")))??))
 }
 
+/// Listens on a socket for this user and group, in a folder that is made if need be. The caller holds the lock of what the
+/// socket belongs to, so one that is there was left by a process that was killed.
+pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove the old socket {}", path.display()));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)
+        .with_context(|| format!("cannot listen on the socket {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
 /// Serves the control socket until `shutdown` completes. Who may write to the socket file (its owner and group) may
 /// control the daemon.
 pub async fn serve(
@@ -55,17 +74,9 @@ pub async fn serve(
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    // The folder's lock is held, so a socket that is there was left by a daemon that was killed.
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error)
-                .with_context(|| format!("cannot remove the old control socket {}", path.display()));
-        }
-        _ => {}
-    }
-    let listener = tokio::net::UnixListener::bind(path)
-        .with_context(|| format!("cannot listen on the control socket {}", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    let listener = bind(path)?;
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
     service::ready();
     let (stop, mut stopped) = tokio::sync::watch::channel(());
     let graceful = async move {

@@ -1,8 +1,7 @@
 //! The publisher's end.
 
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -13,6 +12,7 @@ use diodesync::id::BlockId;
 use diodesync::limits::{BLOCK_BYTES, PACK_BLOCKS_MAX};
 use diodesync::release::index::NeededBlock;
 use diodesync::wire::Beacon;
+use diodesync_control::bind;
 
 use super::{ANSWER_MAX, Answer, Ask, BLOCKS_MAX, Command, INTERVAL, JUDGEMENT, NEWS, News, receive, send};
 use crate::handover::{Claim, Judge, Notice, Order, Orders};
@@ -47,20 +47,7 @@ impl std::fmt::Debug for Desk {
 
 /// Listens for lanes, on threads that live as long as the process.
 pub fn listen(dir: &Path, desk: Desk) -> anyhow::Result<()> {
-    let path = super::socket(dir);
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    }
-    // The role's lock is held, so a socket that is there was left by a process that was killed.
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot remove the old socket {}", path.display()));
-        }
-        _ => {}
-    }
-    let listener =
-        UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660))?;
+    let listener = bind(&super::socket(dir))?;
     let desk = Arc::new(desk);
     let accept = move || {
         let mut open = Vec::new();

@@ -85,14 +85,6 @@ impl Remote {
         state.unjudged_bytes = state.unjudged_bytes.saturating_sub(bytes);
         taken
     }
-
-    fn put_unjudged(&self, blocks: impl IntoIterator<Item = NeededBlock>) {
-        let mut state = self.lock();
-        for block in blocks {
-            state.unjudged_bytes += u64::from(block.bytes);
-            state.unjudged.push(block);
-        }
-    }
 }
 
 impl Judge for Remote {
@@ -108,7 +100,9 @@ impl Judge for Remote {
 
     fn written(&self, id: BlockId, hash: Blake3, bytes: u32) {
         if self.ask(&Ask::Written(id, hash, bytes)).is_none() {
-            self.put_unjudged([NeededBlock { id, bytes, hash }]);
+            let mut state = self.lock();
+            state.unjudged_bytes += u64::from(bytes);
+            state.unjudged.push(NeededBlock { id, bytes, hash });
         }
     }
 
