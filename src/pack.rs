@@ -3,6 +3,7 @@
 //! A [`PackStore`] is a folder of packs: append-only runs of blobs, written in blocks and read in ranges. A
 //! [`fact`] is a small file that must not be lost.
 
+mod copy;
 pub mod fact;
 mod space;
 mod sparse;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{PackError, PackStore};
+use crate::id::PackId;
 use crate::quantity::Bytes;
 
 /// A file system, as the packs see it.
@@ -142,16 +143,17 @@ impl PackStore {
 
     /// Octets that the packs take on the disk; holes take none.
     pub fn stored_bytes(&self) -> Result<u64, PackError> {
-        let mut bytes = 0;
-        for pack in self.list()? {
-            match std::fs::metadata(self.path(pack)) {
-                Ok(data) => bytes += data.blocks() * 512,
-                // It went in the meantime.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(PackError::io("measure", self.path(pack))(error)),
-            }
+        self.list()?.into_iter().map(|pack| self.stored_bytes_of(pack)).sum()
+    }
+
+    /// Octets that one pack takes on the disk; none if there is no such pack.
+    pub fn stored_bytes_of(&self, pack: PackId) -> Result<u64, PackError> {
+        match std::fs::metadata(self.path(pack)) {
+            Ok(data) => Ok(data.blocks() * 512),
+            // It went in the meantime.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(PackError::io("measure", self.path(pack))(error)),
         }
-        Ok(bytes)
     }
 }
 

@@ -66,6 +66,21 @@ impl PackStore {
         Ok(stored)
     }
 
+    /// Octets on the disk within these ranges of blocks of a pack.
+    pub fn bytes_in(&self, pack: PackId, blocks: &[Range<u32>]) -> Result<u64, PackError> {
+        let block = BLOCK_BYTES as u64;
+        let data = self.data_ranges(pack)?;
+        let within = |range: &Range<u64>| -> u64 {
+            let common =
+                |data: &Range<u64>| data.end.min(range.end).saturating_sub(data.start.max(range.start));
+            data.iter().map(common).sum()
+        };
+        Ok(blocks
+            .iter()
+            .map(|range| within(&(u64::from(range.start) * block..u64::from(range.end) * block)))
+            .sum())
+    }
+
     /// Gives the room of some blocks back; every other block stays where it is. Where the file system cannot do it
     /// the answer is false, and nothing has changed.
     pub fn punch(&self, pack: PackId, blocks: &Range<u32>) -> Result<bool, PackError> {
@@ -150,6 +165,7 @@ mod tests {
         store.write_at(pack, 6 * block, b"tail").unwrap();
         assert_eq!(store.stored_blocks().unwrap()[&pack], [0..3, 5..7]);
         let before = store.stored_bytes().unwrap();
+        assert_eq!(store.bytes_in(pack, &[1..2, 3..6]).unwrap(), 2 * block);
         assert!(store.punch(pack, &(1..2)).unwrap(), "this file system punches no holes");
         assert!(store.punch(pack, &(6..7)).unwrap());
         assert_eq!(store.stored_blocks().unwrap()[&pack], [0..1, 2..3, 5..6]);

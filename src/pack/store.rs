@@ -115,7 +115,7 @@ impl PackStore {
         self.file(pack, false)?.read_exact_at(out, offset).map_err(PackError::io("read", self.path(pack)))
     }
 
-    fn refuse_condemned(&self, pack: PackId, offset: u64, bytes: u64) -> Result<(), PackError> {
+    pub(super) fn refuse_condemned(&self, pack: PackId, offset: u64, bytes: u64) -> Result<(), PackError> {
         let condemned = self.condemned.read().unwrap_or_else(PoisonError::into_inner);
         if condemned.is_empty() || bytes == 0 {
             return Ok(());

@@ -7,6 +7,7 @@ mod progress;
 mod server;
 pub mod service;
 mod stream;
+pub mod table;
 mod verify;
 
 use std::fs::File;
