@@ -21,8 +21,11 @@ use crate::config::Config;
 use crate::handover::Notice;
 use crate::import::{self, Imports};
 use crate::lane::{LaneView, LanesShared, View as LanesView};
-use crate::publish::{DamagedRelease, Ledger, PublishShared, Stage, View as PublishView};
-use crate::serve::{Serving, SiteHandle, TlsStatus};
+use crate::mirror::{self, MirrorDir, MirrorStatus};
+use crate::publish::{
+    DamagedRelease, GcReport, GcRequest, Ledger, PublishShared, Stage, View as PublishView,
+};
+use crate::serve::{MIRROR, SERVE, Serving, SiteHandle, TlsStatus};
 use crate::status::{
     Alarm, ChannelStatus, DecodingStatus, LaneStatus, Missing, MissingRelease, ReleaseStatus, Status, ranges,
 };
@@ -86,6 +89,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/ticket", get(ticket))
         .merge(import::router())
         .route("/v1/verify", get(verify_state).post(start_verify))
+        .route("/v1/gc", get(gc_dry_run).post(gc))
         .route("/v1/acknowledge-clock", post(acknowledge_clock))
         .with_state(daemon)
 }
@@ -120,6 +124,20 @@ async fn start_verify(State(daemon): State<Arc<Daemon>>) -> Result<Json<VerifySt
     Ok(Json(daemon.verify.state()))
 }
 
+/// What is not kept, shown.
+async fn gc_dry_run(State(daemon): State<Arc<Daemon>>) -> Result<Json<GcReport>, ApiError> {
+    let request = GcRequest { is_dry_run: true, keep: None };
+    on_thread("gc", move || daemon.publish.gc(request)).await
+}
+
+/// What is not kept, given back, unless it is only to be shown.
+async fn gc(
+    State(daemon): State<Arc<Daemon>>,
+    Json(request): Json<GcRequest>,
+) -> Result<Json<GcReport>, ApiError> {
+    on_thread("gc", move || daemon.publish.gc(request)).await
+}
+
 async fn acknowledge_clock(State(daemon): State<Arc<Daemon>>) -> Result<Json<serde_json::Value>, ApiError> {
     let Some(why) = daemon.publish.view().clock_hold else {
         return Err(ApiError::refused(
@@ -143,6 +161,7 @@ impl Daemon {
         let tls = self.others.look(&self.config.dir, clock_ms, &mut alarms);
         alarms.extend(self.alarms(clock_ms, skew_ms, &publish, &channels));
         alarms.extend(self.storage_alarms(&publish, &disk));
+        let mirrors = self.mirrors(clock_ms, &mut alarms);
         Status {
             side: "receiver".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -157,7 +176,43 @@ impl Daemon {
             lanes: lanes.lanes.iter().map(lane_status).collect(),
             decoding: decoding_status(&lanes),
             channels,
+            mirrors,
         }
+    }
+
+    /// How the site's own mirrors stand, and alarms about those behind.
+    fn mirrors(&self, clock_ms: u64, alarms: &mut Vec<Alarm>) -> Vec<MirrorStatus> {
+        let mut alarm = |id: &str, text: String| alarms.push(Alarm { id: id.to_owned(), text });
+        let (dir, published) = (MirrorDir::of(&self.config.dir), mirror::releases(&self.site.load()));
+        let mut mirrors = Vec::new();
+        for config in &self.config.mirrors {
+            let mut status = mirror::status(&dir, config);
+            // What was published just now, it has not seen yet.
+            if status.state == "current" && status.holds != published {
+                status.state = "working".to_owned();
+            }
+            status.published.clone_from(&published);
+            if let Some(reason) = &status.reason {
+                alarm(
+                    "mirror-behind",
+                    format!("mirror {} is behind: {reason}. It is tried again by itself", config.name),
+                );
+            }
+            mirrors.push(status);
+        }
+        if !mirrors.is_empty() && matches!(self.others, Others::Elsewhere(_)) {
+            let run = "nothing pushes to the mirrors; run: diode-receiver run --role mirror";
+            match Serving::read(&self.config.dir, MIRROR) {
+                Ok(Some(serving)) if !serving.is_silent(clock_ms) => {
+                    if let Some(why) = serving.failure {
+                        alarm("mirror-role", format!("what was published before is mirrored still: {why}"));
+                    }
+                }
+                Ok(_) => alarm("mirror-role", run.to_owned()),
+                Err(error) => alarm("mirror-role", format!("it is not known what is mirrored: {error:#}")),
+            }
+        }
+        mirrors
     }
 
     fn channels(&self, publish: &PublishView) -> Vec<ChannelStatus> {
@@ -405,7 +460,7 @@ impl Others {
                 if lanes.load(Ordering::Relaxed) == 0 {
                     alarm("lane-role", "nothing receives; run: diode-receiver run --role lane".to_owned());
                 }
-                let serving = Serving::read(dir).unwrap_or_else(|error| {
+                let serving = Serving::read(dir, SERVE).unwrap_or_else(|error| {
                     alarm("serve-role", format!("it is not known what is served: {error:#}"));
                     None
                 });

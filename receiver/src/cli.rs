@@ -10,6 +10,7 @@ use diodesync::quantity::{BitsPerS, Bytes};
 use diodesync_control::{Client, Progress, ask_verify};
 
 use crate::config::Config;
+use crate::publish::{GcReport, GcRequest};
 use crate::status::{Missing, Status};
 use crate::verify::MEND;
 use crate::{import, init, rotate, run, ticket};
@@ -106,6 +107,15 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Forget releases that are not kept by the configuration as it is now, and give their room back; the daemon does so by
+    /// itself after each publication
+    Gc {
+        #[command(flatten)]
+        common: Common,
+        /// Show what would go and how much room it takes, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Name what a release still lacks after its last round
     Missing {
         #[command(flatten)]
@@ -191,6 +201,16 @@ async fn ask(command: Command) -> anyhow::Result<()> {
                 println!("{answer:#}");
             } else {
                 print!("{}", serde_json::from_value::<Missing>(answer)?.to_text());
+            }
+        }
+        Command::Gc { common, dry_run } => {
+            let keep = Some(Config::load(&common.config)?.keep());
+            let request = serde_json::to_value(GcRequest { is_dry_run: dry_run, keep })?;
+            let answer = client(&common)?.post("/v1/gc", &request).await?;
+            if common.json {
+                println!("{answer:#}");
+            } else {
+                print!("{}", serde_json::from_value::<GcReport>(answer)?.to_text());
             }
         }
         Command::Verify { common } => {

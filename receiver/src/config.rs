@@ -9,8 +9,11 @@ use anyhow::{Context, bail};
 use diodesync::id::{Channel, LaneId};
 use diodesync::limits::LANES_MAX;
 use diodesync::quantity::{parse_bytes, parse_duration};
-use diodesync::release::retention::{KEEP_DEFAULT, check_keep};
+use diodesync::release::retention::{KEEP_DEFAULT, Keep, check_keep};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
+
+use crate::mirror::{MirrorConfig, parse_mirrors};
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -34,6 +37,14 @@ pub struct Config {
     /// What is believed.
     #[serde(default)]
     pub trust: Trust,
+    /// Mirrors that are pushed to.
+    #[serde(default, rename = "mirror", deserialize_with = "read_apart")]
+    pub mirrors: Vec<MirrorConfig>,
+}
+
+/// Passes over tables that are read key by key, to name the place of a mistake.
+fn read_apart<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<MirrorConfig>, D::Error> {
+    IgnoredAny::deserialize(d).map(|_| Vec::new())
 }
 
 /// The archive of Debian packages.
@@ -87,7 +98,12 @@ pub struct ChannelConfig {
     /// Releases that are kept, the one in use among them.
     #[serde(default = "default_keep")]
     pub keep: usize,
+    /// Days within which releases that were in use are kept too.
+    pub keep_days: Option<u32>,
 }
+
+/// The longest time that releases are kept for, a hundred years.
+const DAYS_MAX: u32 = 36_525;
 
 fn default_keep() -> usize {
     KEEP_DEFAULT
@@ -132,7 +148,8 @@ impl Config {
 
     /// Reads and checks a text.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
-        let config: Self = toml::from_str(text)?;
+        let mut config: Self = toml::from_str(text)?;
+        config.mirrors = parse_mirrors(text)?;
         if !(1..=LANES_MAX).contains(&config.lane.len()) {
             bail!("expected 1 to {LANES_MAX} [[lane]], found {}", config.lane.len());
         }
@@ -150,15 +167,24 @@ impl Config {
             bail!("serve: certificate and key belong together; give both or neither");
         }
         check_keep(config.channel.iter().map(|channel| (&channel.name, channel.keep)))?;
+        if let Some(channel) =
+            config.channel.iter().find(|channel| channel.keep_days.is_some_and(|days| days > DAYS_MAX))
+        {
+            bail!("channel {}: expected keep_days of {DAYS_MAX} at most", channel.name);
+        }
         if config.serve.hosts.is_empty() {
             bail!("serve: hosts is empty; give at least the name under which clients reach this mirror");
         }
         Ok(config)
     }
 
-    /// Releases that each channel keeps, where that is configured.
-    pub fn keep(&self) -> BTreeMap<Channel, usize> {
-        self.channel.iter().map(|channel| (channel.name.clone(), channel.keep)).collect()
+    /// What each channel keeps, where that is configured.
+    pub fn keep(&self) -> BTreeMap<Channel, Keep> {
+        let keep = |channel: &ChannelConfig| {
+            let span = channel.keep_days.map(|days| Duration::from_secs(u64::from(days) * 86_400));
+            (channel.name.clone(), Keep { releases: channel.keep, span })
+        };
+        self.channel.iter().map(keep).collect()
     }
 
     /// The control socket.
@@ -168,6 +194,8 @@ impl Config {
 
     /// What `init` writes.
     pub fn template(dir: &Path, hosts: &[String]) -> String {
+        let credentials = dir.join("credentials");
+        let credentials = credentials.display();
         format!(
             r#"# Diodesync receiver.
 dir = {dir:?}
@@ -194,10 +222,27 @@ hosts = {hosts:?}
 # [space]
 # reserve = "1GB"
 
-# Releases that a channel keeps: the published one and those before it, for a while.
+# Releases that a channel keeps: the last so many, the published one among them, and those that were in use within so
+# many days. diode-receiver gc --dry-run tells what would go.
 #[[channel]]
 #name = "main"
 #keep = 2
+#keep_days = 30
+
+# Mirrors of the site's own that follow what is published, each with a name; README, "The site's own mirrors":
+#[[mirror]]
+#name = "harbor"
+#kind = "oci"
+#registry = "harbor.site.example"
+#map = [{{ from = "ghcr.io/coder/*", to = "harbor.site.example/coder/*" }}]
+#user_file = "{credentials}/harbor.user"
+#password_file = "{credentials}/harbor.password"
+#ca_file = "/etc/ssl/site-ca.pem"
+#
+#[[mirror]]
+#name = "providers"
+#kind = "terraform-tree"         # or "files-tree"
+#path = "/srv/diodesync/terraform"
 
 [trust]
 # A greater difference of the two clocks holds publication until a clock is set, or: diode-receiver acknowledge-clock
@@ -227,6 +272,8 @@ mod tests {
             (format!("{good}certificate = '/a'\n"), "belong together"),
             (format!("{good}[space]\nreserve = '1 lot'\n"), "expected a size"),
             (format!("{good}[[channel]]\nname = 'main'\nkeep = 0\n"), "keep is 0"),
+            (format!("{good}[[channel]]\nname = 'main'\nkeep_days = 100000\n"), "keep_days of 36525 at most"),
+            (format!("{good}[[mirror]]\nnmae = 'x'\n"), "line 8, column 1: name is missing here"),
             (format!("{good}[[channel]]\nname = 'a'\n[[channel]]\nname = 'a'\n"), "configured twice"),
             (good.replace("'a'", "'Lane 0'"), "a-z, 0-9 and -"),
             (format!("{good}[[lane]]\nname = 'a'\nlisten = '0.0.0.0:3'\n"), "two lanes are named a"),

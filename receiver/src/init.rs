@@ -31,7 +31,7 @@ pub fn init(dir: &Path, hosts: &[String]) -> anyhow::Result<()> {
         bail!("{} is initialised already; its keys are not overwritten. Use another --dir", dir.display());
     }
     // Each role is kept out of whole folders: a file that is kept from it would not stay so when it is replaced.
-    for folder in ["keys/site", "tls", "serve", "run", "handover"] {
+    for folder in ["keys/site", "tls", "serve", "mirror", "credentials", "run", "handover"] {
         let folder = dir.join(folder);
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! (one way) ══► lane ──inbox, blocks──► publish ──switch──► serve ──► terraform, browsers
+//!                                                      └─► mirror ──► the site's registries and trees
 //! ```
 //!
-//! Three roles, which one process fills: **lane** parses datagrams and writes packs, and knows no site key; **publish**
-//! checks, and switches what is served; **serve** reads. They hand over by renamed files and by the [`handover`]
+//! Four roles, which one process fills: **lane** parses datagrams and writes packs, and knows no site key; **publish**
+//! checks, and switches what is served; **serve** reads; **mirror** pushes to the site's own mirrors. They hand over by renamed files and by the [`handover`]
 //! module's notices.
 
 mod api;
@@ -20,6 +21,7 @@ mod import;
 mod init;
 mod lane;
 mod link_keys;
+mod mirror;
 mod publish;
 mod rotate;
 mod run;

@@ -13,6 +13,7 @@ mod damage;
 #[cfg(test)]
 mod every_byte;
 mod facts;
+mod gc;
 mod image;
 mod judge;
 mod ledger;
@@ -33,6 +34,7 @@ use diodesync::id::{Blake3, BlockId, Channel, ReleaseNo, Sha256};
 use diodesync::journal::{CheckedBlob, Journal, Key, Record, SledJournal};
 use diodesync::pack::PackStore;
 use diodesync::release::index::{Index, NeededBlock};
+use diodesync::release::retention::Keep;
 use diodesync::trust::{Bundle, Target, TrustState, verify, verify_timestamp};
 use diodesync::wire::{Beacon, ObjectId};
 use diodesync_control::clock_ms;
@@ -46,6 +48,7 @@ pub use arrival::{ArrivalView, Stage};
 use clock::Clocks;
 pub use damage::DamagedRelease;
 pub use facts::Facts;
+pub use gc::{GcReport, GcRequest};
 pub use ledger::Ledger;
 use retention::Retention;
 pub use switch::restore_site;
@@ -71,6 +74,8 @@ pub struct PublishShared {
     /// Set by an operator who knows of the clocks' difference.
     pub acknowledge_clock: AtomicBool,
     view: Mutex<View>,
+    /// Who asks what is not kept.
+    gc: gc::Desk,
 }
 
 /// What the publisher knows.
@@ -127,6 +132,7 @@ impl PublishShared {
             pulse: Pulse::default(),
             acknowledge_clock: AtomicBool::new(false),
             view: Mutex::default(),
+            gc: gc::Desk::default(),
         }
     }
 
@@ -161,10 +167,12 @@ pub struct PublishInput {
     pub site: SiteHandle,
     /// Signs the archive of packages.
     pub apt: Arc<Signer>,
-    /// Releases that each channel keeps.
-    pub keep: BTreeMap<Channel, usize>,
-    /// Whether another process serves.
+    /// What each channel keeps.
+    pub keep: BTreeMap<Channel, Keep>,
+    /// Whether other processes serve and mirror.
     pub is_served_elsewhere: bool,
+    /// Whether there are mirrors that are pushed to.
+    pub has_mirrors: bool,
 }
 
 /// Starts the publisher's thread.
@@ -332,6 +340,7 @@ impl Publisher {
         self.renew_apt()?;
         self.look_for_damage();
         self.update_view();
+        self.answer_gc();
         self.retain_some();
         hashed
     }

@@ -1,4 +1,4 @@
-//! `run`: the daemon, with its three roles in one process or one of them.
+//! `run`: the daemon, with its roles in one process or one of them.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -27,8 +27,9 @@ use crate::import::{Imports, Sink};
 use crate::init;
 use crate::lane::{self, LanesInput, LanesShared};
 use crate::link_keys;
+use crate::mirror;
 use crate::publish::{self, Ledger, PublishInput, PublishShared};
-use crate::serve::{self, ClientFiles, Follower, SiteHandle, Tls, TlsHandle};
+use crate::serve::{self, ClientFiles, Follower, MIRROR, SERVE, SiteHandle, Tls, TlsHandle};
 
 /// How often the end of our own certificate is looked at.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(6 * 3600);
@@ -46,12 +47,14 @@ pub enum Role {
     Publish,
     /// Serves what is published
     Serve,
+    /// Pushes to the site's own mirrors; holds their credentials
+    Mirror,
 }
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(path: &Path, role: Option<Role>) -> anyhow::Result<()> {
     let config = Config::load(path)?;
-    let roles = role.map_or(vec![Role::Lane, Role::Publish, Role::Serve], |role| vec![role]);
+    let roles = role.map_or(vec![Role::Lane, Role::Publish, Role::Serve, Role::Mirror], |role| vec![role]);
     let locks = roles.iter().map(|role| DirLock::take(&config.dir, lock_name(*role)));
     let _locks = locks.collect::<anyhow::Result<Vec<_>>>()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -60,6 +63,7 @@ pub fn run(path: &Path, role: Option<Role>) -> anyhow::Result<()> {
         Some(Role::Lane) => run_lane(&config, &runtime),
         Some(Role::Publish) => run_publish(config, &runtime),
         Some(Role::Serve) => run_serve(&config, &runtime),
+        Some(Role::Mirror) => run_mirror(&config, &runtime),
     }
 }
 
@@ -68,6 +72,7 @@ fn lock_name(role: Role) -> &'static str {
         Role::Lane => "lock.lane",
         Role::Publish => "lock",
         Role::Serve => "lock.serve",
+        Role::Mirror => "lock.mirror",
     }
 }
 
@@ -118,6 +123,7 @@ impl Publisher {
             apt: apt.clone(),
             keep: config.keep(),
             is_served_elsewhere,
+            has_mirrors: !config.mirrors.is_empty(),
         };
         // Before any lane, so that the ledger knows which blocks are wanted before one is written.
         let thread = publish::start(shared.clone(), input)?;
@@ -177,6 +183,7 @@ fn run_all(config: Config, runtime: &Runtime) -> anyhow::Result<()> {
         orders,
     };
     let lanes = lane::start(shared.clone(), lanes)?;
+    let mirrors = mirror::start(&config.dir, &config.mirrors, &publisher.site, &publisher.packs)?;
     let tls_status = Arc::new(Mutex::new(tls.status(clock_s())));
     let (handle, ca_pem) = (tls.handle(), tls.ca_pem().cloned());
     let daemon = publisher.daemon(config.clone(), shared, Others::Here(tls_status.clone()));
@@ -186,14 +193,15 @@ fn run_all(config: Config, runtime: &Runtime) -> anyhow::Result<()> {
         let renewal = tokio::spawn(renew(config.clone()));
         let pulses = lanes.pulses().into_iter().chain([publisher.shared.pulse.clone()]);
         let watchdog = tokio::spawn(service::feed_watchdog(pulses.collect()));
-        let mirror = mirror(&config, publisher.site.clone(), ca_pem, listener, handle, stopped.clone())?;
+        let https = https(&config, publisher.site.clone(), ca_pem, listener, handle, stopped.clone())?;
         let result = control(daemon, stopped).await;
         watching.abort();
         renewal.abort();
         watchdog.abort();
-        let _ = mirror.await;
+        let _ = https.await;
         result
     });
+    mirrors.stop();
     lanes.stop();
     publisher.stop();
     result
@@ -302,7 +310,7 @@ fn run_serve(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
     let packs = Arc::new(PackStore::open(&config.dir.join("packs"))?);
     let tls = Tls::open(config, clock_s())?;
     let (handle, ca_pem) = (tls.handle(), tls.ca_pem().cloned());
-    let follower = Follower::open(&config.dir, packs, tls)?;
+    let follower = Follower::open(&config.dir, packs, SERVE, Some(tls))?;
     let (site, pulse) = (follower.site(), follower.pulse());
     let stop = Arc::new(AtomicBool::new(false));
     let is_stopped = stop.clone();
@@ -312,14 +320,44 @@ fn run_serve(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
         .context("cannot start a thread")?;
     let result = runtime.block_on(async {
         let stopped = until_signal()?;
-        let mirror = mirror(config, site, ca_pem, listener, handle, stopped.clone())?;
+        let https = https(config, site, ca_pem, listener, handle, stopped.clone())?;
         service::ready();
         let watchdog = tokio::spawn(service::feed_watchdog(vec![pulse]));
         until(stopped).await;
         service::stopping();
         watchdog.abort();
-        mirror.await.context("the mirror's task failed")
+        https.await.context("the mirror's task failed")
     });
+    stop.store(true, Ordering::Relaxed);
+    let _ = thread.join();
+    result
+}
+
+fn run_mirror(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
+    let packs = Arc::new(PackStore::open(&config.dir.join("packs"))?);
+    let follower = Follower::open(&config.dir, packs.clone(), MIRROR, None)?;
+    let (site, pulse) = (follower.site(), follower.pulse());
+    let stop = Arc::new(AtomicBool::new(false));
+    let is_stopped = stop.clone();
+    let thread = std::thread::Builder::new()
+        .name("follow".to_owned())
+        .spawn(move || follower.run(|| is_stopped.load(Ordering::Relaxed)))
+        .context("cannot start a thread")?;
+    let mirrors = mirror::start(&config.dir, &config.mirrors, &site, &packs)?;
+    if config.mirrors.is_empty() {
+        tracing::info!("there is no [[mirror]] in the configuration; nothing to do");
+    }
+    let result = runtime.block_on(async {
+        let stopped = until_signal()?;
+        service::ready();
+        let pulses = mirrors.pulses().into_iter().chain([pulse]);
+        let watchdog = tokio::spawn(service::feed_watchdog(pulses.collect()));
+        until(stopped).await;
+        service::stopping();
+        watchdog.abort();
+        Ok(())
+    });
+    mirrors.stop();
     stop.store(true, Ordering::Relaxed);
     let _ = thread.join();
     result
@@ -349,7 +387,7 @@ async fn until(mut stopped: watch::Receiver<bool>) {
 }
 
 /// Starts the mirror's listener.
-fn mirror(
+fn https(
     config: &Config,
     site: SiteHandle,
     ca_pem: Option<String>,

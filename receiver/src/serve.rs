@@ -48,10 +48,12 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+pub use blob::BlobBody;
 pub use client::ClientFiles;
-pub use follow::{Follower, Serving, SiteFact};
+pub use follow::{Follower, MIRROR, SERVE, Serving, SiteFact};
+pub use images::path_of as image_path;
 pub use listen::run;
-pub use site::Site;
+pub use site::{FileEntry, Site};
 pub use tls::{Tls, TlsStatus, renewed_dir};
 
 /// A value that is replaced as a whole while others use it: who loaded the old one keeps it until done.

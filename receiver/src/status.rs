@@ -8,6 +8,8 @@ use diodesync::pack::Disk;
 use diodesync::quantity::{BitsPerS, Bytes, Span};
 use serde::{Deserialize, Serialize};
 
+use crate::mirror::MirrorStatus;
+
 /// The whole answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
@@ -33,6 +35,9 @@ pub struct Status {
     pub certificate_expires_s: Option<u64>,
     /// Channels.
     pub channels: Vec<ChannelStatus>,
+    /// The site's own mirrors that are pushed to.
+    #[serde(default)]
+    pub mirrors: Vec<MirrorStatus>,
     /// The disk; none if it cannot be measured.
     pub disk: Option<Disk>,
     /// What needs an operator.
@@ -258,6 +263,9 @@ impl Status {
             if channel.releases.is_empty() {
                 let _ = writeln!(out, "  nothing yet");
             }
+        }
+        for mirror in &self.mirrors {
+            let _ = write!(out, "\n{}", mirror.to_text(self.clock_ms));
         }
         if let Some(disk) = &self.disk {
             let _ = writeln!(out, "\n{}", disk.to_text());

@@ -3,13 +3,42 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::id::{BlockId, BlockNo, Channel, PackId, ReleaseNo};
 
 /// Releases of a channel that are kept when nothing is configured: the one in use and the one before.
 pub const KEEP_DEFAULT: usize = 2;
+
+/// What a channel keeps of the releases that were in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// So many of them, the one in use among them.
+    pub releases: usize,
+    /// Those too that were in use within this time.
+    pub span: Option<Duration>,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self { releases: KEEP_DEFAULT, span: None }
+    }
+}
+
+impl Keep {
+    /// How many of the newest are kept, of releases that were in use one after the other. `cut_s` says when each was cut,
+    /// oldest first, in seconds since 1970; each was in use until the next was cut, and the last one is.
+    pub fn count(&self, cut_s: &[u64], now_s: u64) -> usize {
+        let by_time = self.span.map_or(0, |span| {
+            let since = now_s.saturating_sub(span.as_secs());
+            1 + cut_s.iter().skip(1).rev().take_while(|replaced| **replaced >= since).count()
+        });
+        self.releases.max(1).max(by_time)
+    }
+}
 
 /// What a configuration says of channels cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -156,6 +185,25 @@ mod tests {
         assert!(kept(&Known::default(), 2).is_empty());
         // An index that is gone is not kept, whoever names it.
         assert_eq!(kept(&known(&[(3, 2)], &[1, 3]), 2), [3]);
+    }
+
+    #[test]
+    fn what_was_in_use_lately_is_kept_however_many_they_are() {
+        let days = |days: u64| days * 86_400;
+        let cut: Vec<u64> = [0, 10, 20, 28, 29].map(days).to_vec();
+        let keep =
+            |releases, span: Option<u64>| Keep { releases, span: span.map(|d| Duration::from_secs(days(d))) };
+        let now = days(30);
+        assert_eq!(keep(2, None).count(&cut, now), 2);
+        // Within ten days 20 (until 28), 28 and 29 were in use; and 10 until the very first moment of them.
+        assert_eq!(keep(2, Some(10)).count(&cut, now), 4);
+        assert_eq!(keep(2, Some(9)).count(&cut, now), 3);
+        assert_eq!(keep(4, Some(9)).count(&cut, now), 4, "either of the two is enough");
+        assert_eq!(keep(1, Some(1)).count(&cut, now), 2);
+        assert_eq!(keep(1, Some(400)).count(&cut, now), 5);
+        // A clock that is behind the sender's.
+        assert_eq!(keep(1, Some(1)).count(&cut, 0), 5);
+        assert_eq!(keep(0, Some(1)).count(&[], now), 1);
     }
 
     #[test]

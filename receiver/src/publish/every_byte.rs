@@ -110,6 +110,7 @@ impl World {
             apt,
             keep: BTreeMap::new(),
             is_served_elsewhere: false,
+            has_mirrors: false,
         };
         let publisher = open(Arc::new(PublishShared::new()), input)?;
         Ok(High { publisher, ledger, inbox, notices, orders: from_publisher })

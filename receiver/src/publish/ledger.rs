@@ -8,6 +8,8 @@
 
 mod freeing;
 
+pub use freeing::Freed;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;

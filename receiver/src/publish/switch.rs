@@ -97,12 +97,14 @@ impl Publisher {
         let (kept_before, kept_others): (Vec<_>, Vec<_>) =
             served.kept().iter().cloned().partition(of_channel);
         let mut before = [kept_before, before].concat();
-        before.drain(..before.len().saturating_sub(self.retention.keep(&index.channel) - 1));
+        let cut_s: Vec<u64> = before.iter().chain([index]).map(|release| release.created_s).collect();
+        let keep = self.retention.keep(&index.channel).count(&cut_s, clock_s());
+        before.drain(..before.len().saturating_sub(keep - 1));
         self.with_apt(site.keeping([kept_others, before].concat()), &served)
     }
 
     /// With the archive of its packages, signed now.
-    fn with_apt(&self, site: Site, before: &Site) -> anyhow::Result<Site> {
+    pub(super) fn with_apt(&self, site: Site, before: &Site) -> anyhow::Result<Site> {
         let (packs, apt) = (&self.input.packs, &self.input.apt);
         let archive = apt.archive(site.releases(), packs, Some(before.apt()), clock_s())?;
         Ok(site.with_apt(archive))
@@ -136,7 +138,12 @@ impl Publisher {
             let mut before: Vec<ReleaseNo> = self.facts.before(channel)?;
             before.retain(|number| number != published);
             before.push(*published);
-            self.facts.record_before(channel, &before, self.retention.keep(channel))?;
+            let known = self.facts.numbers(channel)?;
+            before.retain(|number| known.contains(number));
+            let cut_s = before.iter().map(|number| Ok(self.kept_index(channel, *number)?.created_s));
+            let cut_s: Vec<u64> = cut_s.chain([Ok(index.created_s)]).collect::<anyhow::Result<_>>()?;
+            let keep = self.retention.keep(channel).count(&cut_s, clock_s());
+            self.facts.record_before(channel, &before, keep)?;
         }
         self.facts.record_published(channel, index.number)?;
         SiteFact::record(&self.input.dir, &site)?;

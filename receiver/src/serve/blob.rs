@@ -156,7 +156,7 @@ pub enum BodyError {
 }
 
 /// Some octets of a blob, read as the client takes them.
-struct BlobBody {
+pub struct BlobBody {
     site: Arc<Site>,
     digest: Sha256,
     /// What is not being read yet.
@@ -168,7 +168,8 @@ struct BlobBody {
 }
 
 impl BlobBody {
-    fn new(site: Arc<Site>, digest: Sha256, range: Range<u64>) -> Self {
+    /// That range of it, which lies within it.
+    pub fn new(site: Arc<Site>, digest: Sha256, range: Range<u64>) -> Self {
         let left = range.end.saturating_sub(range.start);
         Self { site, digest, unread: range, pieces: VecDeque::new(), left }
     }

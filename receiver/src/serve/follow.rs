@@ -1,9 +1,10 @@
-//! The serve role in a process of its own: it follows what the publisher records.
+//! A role that reads what is published, in a process of its own: it follows what the publisher records.
 //!
 //! ```text
 //! DIR/site      what is served: releases, those whose blobs are still read, the signed archive of packages (fact)
 //! DIR/damaged   blocks that are not what they were (fact)
 //! DIR/serve/serving  written here: which releases somebody still reads, and how the certificate stands
+//! DIR/mirror/serving the same of the mirror role, which has no certificate
 //! ```
 //!
 //! The publisher gives back no room of a release that stands in `serving`. That file is no fact: without it, what the
@@ -76,7 +77,7 @@ impl SiteFact {
     }
 }
 
-/// What a serve role in another process says of itself.
+/// What a role that reads in another process says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Serving {
     /// Releases that somebody still reads.
@@ -89,8 +90,13 @@ pub struct Serving {
     pub written_ms: u64,
 }
 
-fn serving_path(dir: &Path) -> PathBuf {
-    dir.join("serve/serving")
+/// The folder of the serve role.
+pub const SERVE: &str = "serve";
+/// The folder of the mirror role.
+pub const MIRROR: &str = "mirror";
+
+fn serving_path(dir: &Path, role: &str) -> PathBuf {
+    dir.join(role).join("serving")
 }
 
 impl Serving {
@@ -98,8 +104,8 @@ impl Serving {
     ///
     /// # Errors
     /// If there is something that cannot be read: what is served is not known then.
-    pub fn read(dir: &Path) -> anyhow::Result<Option<Self>> {
-        let path = serving_path(dir);
+    pub fn read(dir: &Path, role: &str) -> anyhow::Result<Option<Self>> {
+        let path = serving_path(dir, role);
         let Some(content) = fact::read(&path)? else { return Ok(None) };
         serde_json::from_slice(&content).map(Some).with_context(|| format!("{} is damaged", path.display()))
     }
@@ -116,7 +122,8 @@ pub struct Follower {
     dir: PathBuf,
     packs: Arc<PackStore>,
     site: SiteHandle,
-    tls: Tls,
+    tls: Option<Tls>,
+    role: &'static str,
     site_stamp: Option<Stamp>,
     damaged_stamp: Option<Stamp>,
     damaged: BTreeSet<BlockId>,
@@ -127,16 +134,22 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Begins with what is recorded now.
-    pub fn open(dir: &Path, packs: Arc<PackStore>, tls: Tls) -> anyhow::Result<Self> {
+    /// Begins with what is recorded now. `role` is the folder in which it says what it reads.
+    pub fn open(
+        dir: &Path,
+        packs: Arc<PackStore>,
+        role: &'static str,
+        tls: Option<Tls>,
+    ) -> anyhow::Result<Self> {
         let site = SiteHandle::new(Arc::new(Site::new(Vec::new(), packs.clone())?));
-        let folder = dir.join("serve");
+        let folder = dir.join(role);
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let mut follower = Self {
             dir: dir.to_owned(),
             packs,
             site,
             tls,
+            role,
             site_stamp: None,
             damaged_stamp: None,
             damaged: BTreeSet::new(),
@@ -190,7 +203,7 @@ impl Follower {
         let site = Site::new(releases, self.packs.clone()).context("what was published cannot be served")?;
         self.site.switch(Arc::new(site.keeping(kept).with_apt(recorded.apt)));
         self.site_stamp = stamp;
-        tracing::info!(releases = numbers.join(", "), "serving");
+        tracing::info!(releases = numbers.join(", "), role = self.role, "following what is published");
         Ok(true)
     }
 
@@ -218,11 +231,11 @@ impl Follower {
         let used = self.served.iter().filter_map(Weak::upgrade);
         let serving = Serving {
             releases: used.map(|index| (index.channel.clone(), index.number)).collect(),
-            tls: self.tls.status(clock_s()),
+            tls: self.tls.as_ref().map(|tls| tls.status(clock_s())).unwrap_or_default(),
             failure: self.failure.clone(),
             written_ms: clock_ms(),
         };
-        Ok(fact::write_lazily(&serving_path(&self.dir), &serde_json::to_vec(&serving)?)?)
+        Ok(fact::write_lazily(&serving_path(&self.dir, self.role), &serde_json::to_vec(&serving)?)?)
     }
 
     /// Follows until `stop`.
@@ -246,9 +259,9 @@ impl Follower {
                 self.failure = failure;
                 serving_due = now;
             }
-            if now >= tls_due {
+            if let Some(tls) = self.tls.as_mut().filter(|_| now >= tls_due) {
                 tls_due = now + TLS_INTERVAL;
-                self.tls.look(clock_s());
+                tls.look(clock_s());
             }
             if now >= serving_due || is_new {
                 serving_due = now + SERVING_INTERVAL;

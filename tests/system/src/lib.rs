@@ -11,6 +11,7 @@
 //! | [`deb`] | Debian packages |
 //! | [`provider`] | a Terraform provider release as a registry has it, signed |
 //! | [`oci`] | container images, signed, and the real `skopeo` and `podman` |
+//! | [`registry`] | the real `docker-registry`, and a gate in front of it that stops half-way |
 //! | [`clock`] | a clock that is wrong |
 //! | [`terraform`] | the real `terraform`, in an empty environment |
 //! | [`tmpfs`] | small file systems that a test can fill |
@@ -29,6 +30,7 @@ pub mod nonces;
 pub mod oci;
 pub mod prng;
 pub mod provider;
+pub mod registry;
 pub mod scratch;
 pub mod side;
 pub mod skip;

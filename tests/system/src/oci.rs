@@ -298,6 +298,24 @@ impl Client {
         command
     }
 
+    /// Logs in to a registry, for skopeo and podman alike.
+    pub fn log_in(&self, registry: &str, user: &str, password: &str) -> Result<()> {
+        use base64::Engine as _;
+        let auth = base64::prelude::BASE64_STANDARD.encode(format!("{user}:{password}"));
+        let path = self.dir.join("run/containers");
+        std::fs::create_dir_all(&path)?;
+        let auths = json!({ "auths": { registry: { "auth": auth } } });
+        Ok(std::fs::write(path.join("auth.json"), auths.to_string())?)
+    }
+
+    /// The octets of a manifest, as `skopeo inspect --raw` gets them.
+    pub fn raw(&self, image: &str) -> Result<String> {
+        let mut command = self.command("skopeo");
+        command.arg("--policy").arg(self.dir.join("policy.json"));
+        command.args(["inspect", "--raw", "--cert-dir"]).arg(self.dir.join("certs"));
+        run(command.arg(format!("docker://{image}")))
+    }
+
     /// `podman pull`, and what `podman image inspect` says then.
     pub fn pull(&self, image: &str) -> Result<Value> {
         let mut pull = self.podman();

@@ -28,7 +28,7 @@ use crate::https::Https;
 use crate::mirror::Mirror;
 use crate::netns::Gap;
 use crate::scratch::Scratch;
-use crate::status::{ReceiverStatus, ReleaseState, SenderStatus};
+use crate::status::{MirrorStatus, ReceiverStatus, ReleaseState, SenderStatus};
 use crate::wait_for;
 use crate::weather::{Link, Weather};
 
@@ -139,6 +139,12 @@ impl Side {
     /// Has the daemon run as one process for each role, from its next start on.
     pub fn split(&mut self) {
         self.roles = ROLES.to_vec();
+    }
+
+    /// The same with a process for a role more.
+    pub fn split_with(&mut self, more: &'static str) {
+        self.split();
+        self.roles.push(more);
     }
 
     /// The folder of keys and state.
@@ -460,6 +466,28 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// Adds a `[[mirror]]` to the receiver's configuration; it reads it at its next start.
+    pub fn add_mirror(&self, table: &str) -> Result<()> {
+        let text = std::fs::read_to_string(&self.high.config)?;
+        Ok(std::fs::write(&self.high.config, format!("{text}\n[[mirror]]\n{table}\n"))?)
+    }
+
+    /// Waits until a mirror is as `is_so` wants it. Fails at once when a daemon ends.
+    pub fn wait_mirror(
+        &mut self,
+        name: &str,
+        limit: Duration,
+        is_so: impl Fn(&MirrorStatus) -> bool,
+    ) -> Result<MirrorStatus> {
+        let mut last = None;
+        let waited = wait_for(&format!("mirror {name}"), limit, || {
+            self.high.check_alive()?;
+            last = self.high_status()?.mirror(name).cloned();
+            Ok(last.clone().filter(&is_so))
+        });
+        waited.with_context(|| format!("it said last: {last:#?}"))
+    }
+
     /// Makes and pairs both sides over a userspace link. Nothing runs yet.
     pub fn over_link(setup: &Setup, weather: Weather) -> Result<Self> {
         let lane_port = free_port()?;
@@ -634,7 +662,7 @@ impl Pair {
 }
 
 /// A port of 127.0.0.1 that neither UDP nor TCP uses, below those that the kernel gives out by itself.
-fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = (std::process::id() % 500) as u16 * 20;
     for _ in 0..2000 {

@@ -106,8 +106,27 @@ pub struct ReceiverStatus {
     pub channels: Vec<ReceiverChannel>,
     /// The disk.
     pub disk: Disk,
+    /// The site's own mirrors.
+    pub mirrors: Vec<MirrorStatus>,
     /// What an operator should look at.
     pub alarms: Vec<Alarm>,
+}
+
+/// One of the site's own mirrors.
+#[derive(Debug, Clone, Deserialize)]
+pub struct MirrorStatus {
+    /// Its name.
+    pub name: String,
+    /// starting, working, current or behind.
+    pub state: String,
+    /// The releases that it holds, by channel.
+    pub holds: Vec<(String, u64)>,
+    /// Why it is behind.
+    pub reason: Option<String>,
+    /// Octets that were sent or written since the start.
+    pub pushed_bytes: u64,
+    /// What an operator may want to know.
+    pub notes: Vec<String>,
 }
 
 /// One lane of the receiver. The counters start with the daemon.
@@ -224,6 +243,11 @@ impl SenderStatus {
 }
 
 impl ReceiverStatus {
+    /// The mirror called `name`.
+    pub fn mirror(&self, name: &str) -> Option<&MirrorStatus> {
+        self.mirrors.iter().find(|mirror| mirror.name == name)
+    }
+
     /// The alarms of one kind.
     pub fn alarm(&self, id: &str) -> Option<&Alarm> {
         self.alarms.iter().find(|alarm| alarm.id == id)

@@ -326,3 +326,61 @@ fn releases_beyond_those_that_are_kept_give_their_room_back() {
     pair.mirror().unwrap().compare_files(&files.expected).unwrap();
     pair.high.ok(&["verify"]).unwrap();
 }
+
+/// What a changed configuration would let go is shown first, and then it goes, without a restart.
+#[test]
+fn gc_shows_what_goes_before_it_goes() {
+    let _alone = alone();
+    let setup = Setup { name: "gc", rounds: 1, round_gap: "100ms".to_owned(), ..Setup::default() };
+    let mut pair = Pair::over_link(&setup, Weather::clear()).unwrap();
+    let path = pair.high.config().to_owned();
+    let config = std::fs::read_to_string(&path).unwrap();
+    let keep = |words: &str| {
+        std::fs::write(&path, format!("{config}\n[[channel]]\nname = \"main\"\n{words}\n")).unwrap();
+    };
+    keep("keep_days = 1");
+    pair.start().unwrap();
+    let source = pair.dir.join("source");
+    let mut files = Files::new(&source);
+    files.submit(&pair, "stays", 2 * MIB);
+    for turn in 1..=5 {
+        files.submit(&pair, "changes", 4 * MIB);
+        pair.low.ok(&["release", "--wait"]).unwrap();
+        pair.wait_published(turn, MINUTE).unwrap();
+    }
+    let indexes = || std::fs::read_dir(pair.high.dir().join("releases/main")).unwrap().count();
+    let gc = |more: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&pair.high.ok(&[&["gc", "--json"], more].concat()).unwrap()).unwrap()
+    };
+    assert_eq!(indexes(), 5, "what was in use within a day is kept");
+    assert_eq!(gc(&["--dry-run"])["releases"], serde_json::json!([]));
+
+    keep("keep = 1");
+    let shown = gc(&["--dry-run"]);
+    let releases: Vec<u64> =
+        shown["releases"].as_array().unwrap().iter().map(|release| release[1].as_u64().unwrap()).collect();
+    assert!(releases.starts_with(&[1, 2, 3]), "{shown}");
+    let bytes = shown["bytes"].as_u64().unwrap();
+    assert!(bytes >= 3 * 4 * MIB, "{shown}");
+    assert_eq!(indexes(), 5, "a dry run changes nothing");
+    assert_eq!(gc(&["--dry-run"]), shown);
+    let before = pair.high_status().unwrap().disk.packs_bytes;
+    let said = pair.high.ok(&["gc", "--dry-run"]).unwrap();
+    assert!(
+        said.contains("would go main 1, main 2, main 3") && said.contains(&format!("({bytes} octets)")),
+        "{said}"
+    );
+
+    let done = gc(&[]);
+    assert_eq!(
+        (&done["releases"], &done["kept"], &done["blocks"]),
+        (&shown["releases"], &shown["kept"], &shown["blocks"])
+    );
+    let after = pair.high_status().unwrap().disk.packs_bytes;
+    assert_eq!(before - after, done["bytes"].as_u64().unwrap());
+    // Holes cost the file system a little, too.
+    assert!((before - after).abs_diff(bytes) <= MIB / 4, "{shown} {done}");
+    assert_eq!(indexes(), 5 - releases.len());
+    pair.high.ok(&["verify"]).unwrap();
+    pair.mirror().unwrap().compare_files(&files.expected).unwrap();
+}

@@ -38,7 +38,7 @@ fn units(to: &Path) -> Vec<PathBuf> {
         }
     }
     units.sort();
-    assert!(units.len() >= 6, "{units:?}");
+    assert!(units.len() >= 7, "{units:?}");
     units
 }
 
@@ -116,7 +116,7 @@ unit=$units/diodesync-receiver-$role.service
 paths() { sed -n "s/^$1=//p" "$unit" | tr ' ' '\n' | sed "s|^-||; s|/var/lib/diodesync-receiver|$dir|"; }
 mount --make-rprivate /
 for path in $(paths ReadOnlyPaths); do mount --bind "$path" "$path"; mount -o remount,bind,ro "$path"; done
-for path in $(paths ReadWritePaths); do mount --bind "$path" "$path"; mount -o remount,bind,rw "$path"; done
+for path in $(paths ReadWritePaths); do [ -e "$path" ] || continue; mount --bind "$path" "$path"; mount -o remount,bind,rw "$path"; done
 for path in $(paths InaccessiblePaths); do
     if [ -d "$path" ]; then mount -t tmpfs -o mode=000,size=4k,ro none "$path"
     elif [ -e "$path" ]; then mount --bind /dev/null "$path"; fi
@@ -137,7 +137,13 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
     }
     let setup = Setup { name: "sandbox", rounds: 2, ..Setup::default() };
     let mut pair = Pair::over_link(&setup, Weather::lossy(1)).unwrap();
-    pair.high.split();
+    let site = pair.dir.join("site");
+    std::fs::create_dir(&site).unwrap();
+    let mirrored = site.join("files");
+    pair.add_mirror(&format!("name = 'files'\nkind = 'files-tree'\npath = '{}'", mirrored.display()))
+        .unwrap();
+    pair.high.split_with("mirror");
+    let roles = [ROLES.as_slice(), &["mirror"]].concat();
     let dir = pair.high.dir().to_owned();
     // What systemd-tmpfiles makes.
     let tmpfiles = std::fs::read_to_string(folder().join("diodesync.tmpfiles")).unwrap();
@@ -166,7 +172,11 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
         pair.low.ok(&["release"]).unwrap();
         pair.wait_published(number, 2 * MINUTE).unwrap();
         pair.mirror().unwrap().compare_files(&tree::digests(&tree, "tree").unwrap()).unwrap();
-        for role in ROLES {
+        let holds = [("main".to_owned(), number)];
+        pair.wait_mirror("files", MINUTE, |mirror| mirror.state == "current" && mirror.holds == holds)
+            .unwrap();
+        assert_eq!(std::fs::read_to_string(mirrored.join("tree/number")).unwrap(), number.to_string());
+        for role in roles.iter().copied() {
             pair.high.kill_9_role(role).unwrap();
             pair.high.spawn_role(role).unwrap();
             pair.high.wait_ready().unwrap();
@@ -187,9 +197,10 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
         let program = std::fs::read_link(format!("/proc/{}/exe", pair.high.role_pid(role).unwrap()));
         program.is_ok_and(|program| program.ends_with("diode-receiver"))
     };
-    wait_for("all roles are there", MINUTE, || Ok(ROLES.iter().all(|role| is_program(role)).then_some(())))
+    wait_for("all roles are there", MINUTE, || Ok(roles.iter().all(|role| is_program(role)).then_some(())))
         .unwrap();
     // A key that was replaced, and sockets that were made anew above, are kept out as the old ones were.
+    std::fs::write(dir.join("credentials/password"), "x").unwrap();
     for key in ["keys/site/ca.key", "keys/site/apt.key", "tls/server.key"] {
         let (path, new) = (dir.join(key), dir.join(format!("{key}.new")));
         std::fs::copy(&path, &new).unwrap();
@@ -201,6 +212,8 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
         ("serve", "run/control.sock", false),
         ("serve", "handover/lane.sock", false),
         ("publish", "run/control.sock", true),
+        ("mirror", "run/control.sock", false),
+        ("mirror", "handover/lane.sock", false),
     ] {
         let done = within(&pair, role, &format!("test -S {}/{socket}", dir.display()));
         assert_eq!(done.status.success(), is_seen, "{role} and {socket}");
@@ -215,6 +228,13 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
         ("serve", "keys/site/ca.key", false),
         ("serve", "keys/site/apt.key", false),
         ("publish", "keys/site/ca.key", true),
+        ("mirror", "keys/receiver.key", false),
+        ("mirror", "keys/site/ca.key", false),
+        ("mirror", "tls/server.key", false),
+        ("mirror", "credentials/password", true),
+        ("lane", "credentials/password", false),
+        ("serve", "credentials/password", false),
+        ("publish", "credentials/password", false),
         ("publish", "keys/site/apt.key", true),
     ] {
         assert_eq!(size(&pair, role, key) > 0, is_seen, "{role} and {key}");
@@ -231,6 +251,10 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
         ("serve", "serve", true),
         ("serve", "packs", false),
         ("serve", "releases", false),
+        ("mirror", "mirror", true),
+        ("mirror", "packs", false),
+        ("mirror", "releases", false),
+        ("mirror", "credentials", false),
         ("publish", "releases", true),
     ] {
         let probe = format!("{}/{place}/probe", dir.display());

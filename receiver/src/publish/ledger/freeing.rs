@@ -4,7 +4,7 @@
 //! blocks are forgotten, their rows are removed, and only then is a hole punched. (A journal that a power failure put
 //! back is seen through at the start, by the holes.) Meanwhile nothing is written to the packs in question.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
@@ -56,23 +56,9 @@ impl Ledger {
                 .map(|(id, held)| (*id, *held))
                 .collect();
             not_wanted.into_iter().for_each(|(id, held)| state.unclaim(id, &held, Unclaimed::Superseded));
-            let is_spared = |why: &Unclaimed| match why {
-                Unclaimed::New => true,
-                Unclaimed::Waited => is_index_due,
-                Unclaimed::Superseded => false,
-            };
-            let mut needed: BTreeSet<BlockId> = state.wanted.keys().copied().collect();
-            needed.extend(state.writing.iter());
-            needed.extend(state.unclaimed.iter().filter(|(_, why)| is_spared(why)).map(|(id, _)| id));
+            let needed = needed(&state, state.wanted.keys(), &stored, is_index_due);
             let waited = state.unclaimed.values_mut().filter(|why| **why == Unclaimed::New && !is_index_due);
             waited.for_each(|why| *why = Unclaimed::Waited);
-            // What nobody knows of may be a block of that index, written before a crash.
-            if is_index_due {
-                let at = |pack: PackId| move |number: u32| BlockId { pack, block: BlockNo(number) };
-                let all =
-                    stored.iter().flat_map(|(pack, ranges)| ranges.iter().cloned().flatten().map(at(*pack)));
-                needed.extend(all.filter(|id| !state.held.contains_key(id)));
-            }
             let mut plan = Plan::new(&stored, &needed);
             if self.punches_no_holes.load(Ordering::Relaxed) {
                 plan.holes.clear();
@@ -94,6 +80,37 @@ impl Ledger {
         done?;
         let bytes = before.saturating_sub(self.packs.stored_bytes().unwrap_or(before));
         Ok(Freed { blocks, bytes })
+    }
+
+    /// What [`free`](Self::free) would give back now: blocks, and octets on the disk.
+    ///
+    /// # Errors
+    /// If the packs cannot be looked at.
+    pub fn would_free(
+        &self,
+        kept: &HashMap<BlockId, HeldBlock>,
+        is_index_due: bool,
+    ) -> anyhow::Result<(u64, u64)> {
+        let stored = self.packs.stored_blocks()?;
+        let (needed, held) = {
+            let state = self.state();
+            let needed = needed(&state, kept.keys(), &stored, is_index_due);
+            let held = state.held.keys().filter(|id| !needed.contains(id)).count();
+            (needed, held as u64)
+        };
+        let plan = Plan::new(&stored, &needed);
+        let mut bytes = 0;
+        for pack in &plan.packs {
+            bytes += self.packs.stored_bytes_of(*pack)?;
+        }
+        if !self.punches_no_holes.load(Ordering::Relaxed) {
+            let mut by_pack: BTreeMap<PackId, Vec<_>> = BTreeMap::new();
+            plan.holes.iter().for_each(|(pack, range)| by_pack.entry(*pack).or_default().push(range.clone()));
+            for (pack, holes) in by_pack {
+                bytes += self.packs.bytes_in(pack, &holes)?;
+            }
+        }
+        Ok((held, bytes))
     }
 
     fn free_on_disk(&self, stored: &BlockRanges, plan: &Plan, blocks: &[BlockId]) -> anyhow::Result<()> {
@@ -132,4 +149,29 @@ impl Ledger {
         state.is_damaged_stale |= state.damaged.len() != before;
         Ok(())
     }
+}
+
+/// The blocks that stay although nothing may want them: those that are being written, and those that an index may still
+/// name.
+fn needed<'a>(
+    state: &State,
+    wanted: impl Iterator<Item = &'a BlockId>,
+    stored: &BlockRanges,
+    is_index_due: bool,
+) -> BTreeSet<BlockId> {
+    let is_spared = |why: &Unclaimed| match why {
+        Unclaimed::New => true,
+        Unclaimed::Waited => is_index_due,
+        Unclaimed::Superseded => false,
+    };
+    let mut needed: BTreeSet<BlockId> = wanted.copied().collect();
+    needed.extend(state.writing.iter());
+    needed.extend(state.unclaimed.iter().filter(|(_, why)| is_spared(why)).map(|(id, _)| id));
+    // What nobody knows of may be a block of that index, written before a crash.
+    if is_index_due {
+        let at = |pack: PackId| move |number: u32| BlockId { pack, block: BlockNo(number) };
+        let all = stored.iter().flat_map(|(pack, ranges)| ranges.iter().cloned().flatten().map(at(*pack)));
+        needed.extend(all.filter(|id| !state.held.contains_key(id)));
+    }
+    needed
 }
