@@ -87,6 +87,12 @@ pub const REFERRERS_BYTES_MAX: usize = 64 << 20;
 pub const CONTROL_BYTES_MAX: u64 = 1 << 20;
 /// Fields of it.
 pub const CONTROL_FIELDS_MAX: usize = 256;
+/// Octets of an archive's `Packages` file as it is packed. Debian's largest have 10 MB.
+pub const PACKAGES_PACKED_BYTES_MAX: u64 = 128 << 20;
+/// Octets of it when it is unpacked.
+pub const PACKAGES_BYTES_MAX: u64 = 512 << 20;
+/// Files that one `InRelease` names.
+pub const ARCHIVE_FILES_MAX: usize = 65_536;
 
 /// Octets of one journal value.
 pub const JOURNAL_VALUE_BYTES_MAX: usize = 4096;

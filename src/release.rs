@@ -1,5 +1,6 @@
 //! Releases: what a channel serves, as artifacts, blobs, and the blocks that hold them.
 
+pub mod archive;
 pub mod catalog;
 pub mod delta;
 pub mod image;

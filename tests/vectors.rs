@@ -17,7 +17,7 @@ use diodesync::id::{
 use diodesync::limits::BLOCK_BYTES;
 use diodesync::link::{Sealer, SessionSecret};
 use diodesync::recv::{Intake, Intaken};
-use diodesync::release::index::{Image, Package, Provider, ProviderArchive, ProviderProof};
+use diodesync::release::index::{Image, Package, PackageProof, Provider, ProviderArchive, ProviderProof};
 use diodesync::release::{ArtifactKind, ArtifactName, Blob, Extent, Index, PackRun, PackageName};
 use diodesync::ticket::{Ticket, Want, What};
 use diodesync::trust::Bundle;
@@ -395,9 +395,11 @@ fn index_of_an_image_and_a_package() {
         manifest: manifest.0,
         manifests: [(manifest.0, "application/vnd.oci.image.manifest.v1+json".to_owned())].into(),
         blobs: [config.0, layer.0].into(),
+        omitted: [].into(),
     };
     let tag = ArtifactName::Image("ghcr.io/coder/coder".parse().unwrap(), "v2.13.1".parse().unwrap());
     let name = PackageName::new("bookworm".parse().unwrap(), "main", "hello", "2.10-3", "amd64").unwrap();
+    let package = Package { deb: deb.0, control: control.0, proof: None };
     let run = PackRun { first: BlockNo(0), last_bytes: 300, hashes: vec![Blake3::of(b"block")] };
     let release = Index {
         channel: "images".parse().unwrap(),
@@ -407,7 +409,7 @@ fn index_of_an_image_and_a_package() {
         packs: [(pack, vec![run])].into(),
         artifacts: [
             (tag, ArtifactKind::Image(image)),
-            (ArtifactName::Package(name), ArtifactKind::Package(Package { deb: deb.0, control: control.0 })),
+            (ArtifactName::Package(name), ArtifactKind::Package(package)),
         ]
         .into(),
         blobs: [manifest, config, layer, deb, control].into(),
@@ -420,6 +422,48 @@ fn index_of_an_image_and_a_package() {
     assert_eq!(newer[4], 1);
     newer[4] = 2;
     assert!(Index::parse(&newer).is_err(), "one release has one encoding");
+}
+
+#[test]
+fn index_of_some_platforms_and_a_proven_package() {
+    let pack = PackId(*b"apackid1");
+    let at = |octets: &[u8], offset| text_blob(octets, pack, offset);
+    let (list, manifest) = (at(b"index", 0), at(b"manifest", 10));
+    let (deb, control) = (at(b"!<arch>", 100), at(b"Package: hello", 200));
+    let (release, packages, key) = (at(b"InRelease", 220), at(b"Packages.xz", 240), at(b"a key", 260));
+    let media_type = |kind: &str| format!("application/vnd.oci.image.{kind}.v1+json");
+    let image = Image {
+        manifest: list.0,
+        manifests: [(list.0, media_type("index")), (manifest.0, media_type("manifest"))].into(),
+        blobs: [].into(),
+        omitted: [Sha256([1; 32]), Sha256([2; 32])].into(),
+    };
+    let proof = PackageProof { release: release.0, packages: packages.0, key: key.0 };
+    let package = Package { deb: deb.0, control: control.0, proof: Some(proof) };
+    let tag = ArtifactName::Image("ghcr.io/coder/coder".parse().unwrap(), "v2.13.1".parse().unwrap());
+    let name = PackageName::new("bookworm".parse().unwrap(), "main", "hello", "2.10-3", "amd64").unwrap();
+    let run = PackRun { first: BlockNo(0), last_bytes: 300, hashes: vec![Blake3::of(b"block")] };
+    let release = Index {
+        channel: "images".parse().unwrap(),
+        number: ReleaseNo(3),
+        created_s: 1_795_000_000,
+        baseline: None,
+        packs: [(pack, vec![run])].into(),
+        artifacts: [
+            (tag, ArtifactKind::Image(image)),
+            (ArtifactName::Package(name), ArtifactKind::Package(package)),
+        ]
+        .into(),
+        blobs: [list, manifest, deb, control, release, packages, key].into(),
+    };
+    index(
+        "index-of-some-platforms-and-a-proven-package",
+        "index of version 3 with an image of some platforms and a package with its archive's proof",
+        &release,
+    );
+    let mut older = release.encode();
+    older[4] = 2;
+    assert!(Index::parse(&older).is_err(), "version 2 knows neither");
 }
 
 #[test]

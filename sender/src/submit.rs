@@ -16,7 +16,7 @@ mod layout;
 mod packages;
 mod server;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use diodesync::id::{Channel, Sha256};
 use serde::{Deserialize, Serialize};
@@ -80,6 +80,9 @@ enum What {
         repository: String,
         /// The manifest of each tag.
         tags: BTreeMap<String, Sha256>,
+        /// Manifests of other platforms than are wanted, which an index may name and which do not come.
+        #[serde(default)]
+        omitted: BTreeSet<Sha256>,
     },
     /// Debian packages.
     Packages {
@@ -87,6 +90,9 @@ enum What {
         suite: String,
         /// The component of it.
         component: String,
+        /// Packages that the daemon holds and that do not come again.
+        #[serde(default)]
+        held: Vec<Sha256>,
     },
 }
 
@@ -104,7 +110,7 @@ enum Role {
     Sums,
     /// The signature over it.
     Signature,
-    /// A key file.
+    /// A key file: of a provider's publisher, or of an archive.
     Key,
     /// A manifest of an image.
     Manifest,
@@ -112,6 +118,10 @@ enum Role {
     Blob,
     /// A Debian package.
     Package,
+    /// The `InRelease` of an archive.
+    Release,
+    /// The `Packages` file that names the packages.
+    Index,
 }
 
 fn frame_head(tag: u8, bytes: usize) -> [u8; 5] {

@@ -9,6 +9,9 @@
 //!   specification 1.1, referrers), again with what is below them and refers to them;
 //! * the configuration and the layers of all of them.
 //!
+//! An operator may take some platforms only. Then the index keeps its octets, because its digest is what was signed, and
+//! the manifests of the others are left out ([`Image::omitted`]); stock clients ask for the manifest of their platform.
+//!
 //! A signature that is found by its tag (`sha256-HEX.sig`, or `sha256-HEX`, the fallback tag of registries without
 //! referrers) is an artifact of its own; see [`Accessory`].
 //!
@@ -29,7 +32,7 @@ use super::name::Tag;
 use crate::id::Sha256;
 use crate::limits::{IMAGE_BLOBS_MAX, IMAGE_MANIFESTS_BYTES_MAX, IMAGE_MANIFESTS_MAX};
 
-pub use manifest::{Descriptor, Manifest, ManifestError, ManifestType, parse_digest};
+pub use manifest::{Descriptor, ImagePlatform, Manifest, ManifestError, ManifestType, parse_digest};
 
 /// Why an image is not whole, or not what it says.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -107,6 +110,8 @@ pub struct Manifests {
     by_digest: BTreeMap<Sha256, Manifest>,
     /// Those that refer to a manifest.
     referrers: BTreeMap<Sha256, BTreeSet<Sha256>>,
+    /// Those that are not here on purpose.
+    omitted: BTreeSet<Sha256>,
     bytes: u64,
 }
 
@@ -130,6 +135,11 @@ impl Manifests {
         Ok(digest)
     }
 
+    /// Has a manifest left out, with all that is below it and refers to it: an image need not have it.
+    pub fn omit(&mut self, digest: Sha256) {
+        self.omitted.insert(digest);
+    }
+
     /// What a manifest says.
     pub fn get(&self, digest: &Sha256) -> Option<&Manifest> {
         self.by_digest.get(digest)
@@ -148,7 +158,12 @@ pub fn closure(
     manifests: &Manifests,
     blob_bytes: impl Fn(&Sha256) -> Option<u64>,
 ) -> Result<Image, ImageError> {
-    let mut image = Image { manifest: root, manifests: BTreeMap::new(), blobs: BTreeSet::new() };
+    let mut image = Image {
+        manifest: root,
+        manifests: BTreeMap::new(),
+        blobs: BTreeSet::new(),
+        omitted: BTreeSet::new(),
+    };
     let mut open = vec![root];
     while let Some(digest) = open.pop() {
         let Entry::Vacant(place) = image.manifests.entry(digest) else { continue };
@@ -158,6 +173,10 @@ pub fn closure(
             return Err(ImageError::TooMany { what: "manifests", max: IMAGE_MANIFESTS_MAX });
         }
         for child in &manifest.manifests {
+            if manifests.omitted.contains(&child.digest) {
+                image.omitted.insert(child.digest);
+                continue;
+            }
             check_child(digest, child, manifests)?;
             open.push(child.digest);
         }
@@ -212,7 +231,7 @@ fn check_blob(parent: Sha256, blob: &Descriptor, found: Option<u64>) -> Result<(
 }
 
 /// Checks that an image of an index is what its manifests say, no more and no less. `manifests` holds those that the
-/// image lists and no others.
+/// image lists and no others, and omits what the image omits.
 pub fn check(
     image: &Image,
     manifests: &Manifests,
@@ -234,6 +253,9 @@ pub fn check(
     }
     if let Some(digest) = image.blobs.difference(&found.blobs).next() {
         return disagree(format!("blob sha256:{digest} is listed and no manifest names it"));
+    }
+    if let Some(digest) = image.omitted.difference(&found.omitted).next() {
+        return disagree(format!("manifest sha256:{digest} is said to be left out and no index names it"));
     }
     Ok(())
 }

@@ -347,7 +347,8 @@ mod tests {
     fn a_version_has_one_content_in_a_suite() {
         let package = |suite: &str, component: &str, deb| {
             let name = PackageName::new(suite.parse().unwrap(), component, "demo", "1", "all").unwrap();
-            let kind = ArtifactKind::Package(Package { deb: Sha256([deb; 32]), control: Sha256([9; 32]) });
+            let package = Package { deb: Sha256([deb; 32]), control: Sha256([9; 32]), proof: None };
+            let kind = ArtifactKind::Package(package);
             (ArtifactName::Package(name), kind)
         };
         let check = |list: &[(ArtifactName, ArtifactKind)]| check_versions(list.iter().map(|(n, k)| (n, k)));

@@ -28,6 +28,7 @@ use crate::id::Sha256;
 use crate::limits::{PROOF_BYTES_MAX, PROVIDER_PARTS_MAX};
 
 pub use keys::{key_ids, split_keys};
+pub use signature::Signatures;
 pub use sums::Sums;
 
 /// What the sums are called in messages.
@@ -53,6 +54,8 @@ pub struct Signer {
     pub key_id: String,
     /// The fingerprint of the primary key in upper-case hexadecimal digits: what policy compares.
     pub fingerprint: String,
+    /// When the key expires by its own words, in seconds since 1970. Terraform does not mind, so it is no error here.
+    pub key_expires_at: Option<u64>,
     /// When the signature itself expires, in seconds since 1970. Hardly any does, but Terraform refuses one that has,
     /// so a caller with a clock should hold a provider whose signature will not live to be used.
     pub signature_expires_at: Option<u64>,

@@ -119,6 +119,7 @@ pub fn seeds() -> Vec<Seed> {
     wire(&mut seeds);
     trust(&mut seeds);
     proofs(&mut seeds);
+    archives(&mut seeds);
     submitted(&mut seeds);
     images(&mut seeds);
     carried(&mut seeds);
@@ -252,6 +253,21 @@ fn proofs(seeds: &mut Vec<Seed>) {
         let mut octets = [part(archive.as_bytes()), part(sums), part(signature)].concat();
         of(".asc").into_iter().for_each(|(_, key)| octets.extend(part(key)));
         seeds.push(("proof", name, octets));
+    }
+}
+
+/// A Debian archive's files.
+fn archives(seeds: &mut Vec<Seed>) {
+    let dir = vectors().join("archive");
+    let read = |name: &str| std::fs::read(dir.join(name)).unwrap();
+    for (kind, name) in [(0u8, "Packages"), (1, "Packages.gz"), (2, "Packages.xz")] {
+        seeds.push(("archive", name.to_owned(), [&[kind], read(name).as_slice()].concat()));
+    }
+    for release in
+        ["InRelease", "two-signatures", "unknown-key", "expired-key", "changed", "sha1", "text-before"]
+    {
+        let parts = [part(&read(release)), part(&read("Packages.xz")), part(&read("good.asc"))].concat();
+        seeds.push(("archive", release.to_owned(), [&[3], parts.as_slice()].concat()));
     }
 }
 

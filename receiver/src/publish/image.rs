@@ -33,6 +33,7 @@ fn check_image(index: &Index, packs: &PackStore, image: &Image) -> anyhow::Resul
             );
         }
     }
+    image.omitted.iter().for_each(|digest| manifests.omit(*digest));
     image::check(image, &manifests, |digest| index.blobs.get(digest).map(|blob| blob.bytes))?;
     Ok(())
 }

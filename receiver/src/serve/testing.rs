@@ -9,8 +9,8 @@ use diodesync::id::{Blake3, BlockNo, Channel, PackId, ReleaseNo, Sha256};
 use diodesync::limits::BLOCK_BYTES;
 use diodesync::pack::PackStore;
 use diodesync::release::image::{Manifests, closure};
-use diodesync::release::index::{Provider, ProviderArchive, ProviderProof};
-use diodesync::release::{ArtifactKind, ArtifactName, Blob, Extent, Index, PackRun};
+use diodesync::release::index::{Package, PackageProof, Provider, ProviderArchive, ProviderProof};
+use diodesync::release::{ArtifactKind, ArtifactName, Blob, Extent, Index, PackRun, PackageName};
 
 /// A folder that goes when the test does.
 pub struct TempDir(PathBuf);
@@ -146,6 +146,14 @@ impl Release {
         let name = ArtifactName::Image(name.parse().unwrap(), tag.parse().unwrap());
         self.index.artifacts.insert(name, ArtifactKind::Image(image));
         root
+    }
+
+    /// Adds a package with its control file and, if there is one, its archive's proof: InRelease, Packages and key.
+    pub fn package(&mut self, name: PackageName, deb: &[u8], control: &[u8], proof: Option<[&[u8]; 3]>) {
+        let proof = proof.map(|parts| parts.map(|part| self.blob(part)));
+        let proof = proof.map(|[release, packages, key]| PackageProof { release, packages, key });
+        let package = Package { deb: self.blob(deb), control: self.blob(control), proof };
+        self.index.artifacts.insert(ArtifactName::Package(name), ArtifactKind::Package(package));
     }
 
     /// Writes the pack, and checks the index by writing and reading it.

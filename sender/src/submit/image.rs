@@ -60,7 +60,7 @@ pub async fn image(client: &Client, args: ImageArgs) -> anyhow::Result<Value> {
     let items = manifests.chain(blobs.map(|digest| item(digest, Role::Blob))).collect::<Result<_, _>>()?;
 
     let tags = images.iter().map(|(tag, image)| (tag.to_string(), image.manifest)).collect();
-    let what = What::Image { repository: repository.to_string(), tags };
+    let what = What::Image { repository: repository.to_string(), tags, omitted: BTreeSet::new() };
     let mut answer = send(client, args.channel, what, items).await?;
     let images = images.iter().map(|(tag, image)| {
         json!({
@@ -112,9 +112,11 @@ pub(super) fn take(
     frames: &mut FrameReader,
     repository: &str,
     tags: BTreeMap<String, Sha256>,
+    omitted: BTreeSet<Sha256>,
 ) -> anyhow::Result<()> {
     let repository: ImageRepository = repository.parse()?;
     let mut manifests = Manifests::default();
+    omitted.into_iter().for_each(|digest| manifests.omit(digest));
     let mut taken = BTreeSet::new();
     while let Some((path, role, bytes)) = frames.next_file()? {
         let expected = parse_digest(&path)?;

@@ -45,10 +45,12 @@ pub fn receive(
             let files = take_provider_files(&mut submission, &mut frames)?;
             check_provider(&mut submission, &address, protocols, unsigned, files)?;
         }
-        What::Packages { suite, component } => {
-            packages::take(&mut submission, &mut frames, &suite.parse()?, &component)?
+        What::Packages { suite, component, held } => {
+            packages::take(&mut submission, &mut frames, &suite.parse()?, &component, &held)?
         }
-        What::Image { repository, tags } => image::take(&mut submission, &mut frames, &repository, tags)?,
+        What::Image { repository, tags, omitted } => {
+            image::take(&mut submission, &mut frames, &repository, tags, omitted)?
+        }
     }
     submission.finish(clock_s())
 }

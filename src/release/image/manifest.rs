@@ -4,6 +4,8 @@
 //! Only what the closure and the referrers list need is kept; a manifest is always carried and served by its octets.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
 use serde::Deserialize;
 use thiserror::Error;
@@ -122,6 +124,67 @@ pub struct Descriptor {
     pub is_foreign: bool,
     /// `org.opencontainers.image.ref.name`, by which a layout names its images.
     pub ref_name: Option<String>,
+    /// The platform that an index says it is for.
+    pub platform: Option<ImagePlatform>,
+    /// The manifest that it says something of, by `vnd.docker.reference.digest`: how BuildKit puts attestations into an
+    /// index.
+    pub describes: Option<Sha256>,
+}
+
+/// `OS/ARCHITECTURE[/VARIANT]` (OCI image specification, image index).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct ImagePlatform {
+    /// The operating system, like `linux`.
+    #[serde(default)]
+    pub os: String,
+    /// The architecture, like `amd64`.
+    #[serde(default)]
+    pub architecture: String,
+    /// Its variant, like `v8`.
+    #[serde(default)]
+    pub variant: Option<String>,
+}
+
+impl ImagePlatform {
+    /// Whether it is what is wanted, which may leave the variant open.
+    pub fn is(&self, wanted: &Self) -> bool {
+        let Self { os, architecture, variant } = wanted;
+        self.os == *os
+            && self.architecture == *architecture
+            && (variant.is_none() || self.variant == *variant)
+    }
+}
+
+impl FromStr for ImagePlatform {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_word = |word: &&str| {
+            (1..=32).contains(&word.len())
+                && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        };
+        let words: Vec<&str> = text.split('/').collect();
+        let (os, architecture, variant) = match words.as_slice() {
+            [os, architecture] => (os, architecture, None),
+            [os, architecture, variant] => (os, architecture, Some((*variant).to_owned())),
+            _ => {
+                return Err(format!(
+                    "expected OS/ARCHITECTURE, like linux/amd64 or linux/arm/v7, found {text:?}"
+                ));
+            }
+        };
+        if !words.iter().all(is_word) {
+            return Err(format!("expected a platform of lower-case letters and digits, found {text:?}"));
+        }
+        Ok(Self { os: (*os).to_owned(), architecture: (*architecture).to_owned(), variant })
+    }
+}
+
+impl fmt::Display for ImagePlatform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
+    }
 }
 
 /// What a manifest says.
@@ -152,6 +215,8 @@ struct RawDescriptor {
     size: u64,
     #[serde(default)]
     urls: Option<Vec<String>>,
+    #[serde(default)]
+    platform: Option<ImagePlatform>,
     #[serde(default)]
     annotations: Option<BTreeMap<String, String>>,
 }
@@ -273,9 +338,17 @@ impl RawDescriptor {
         let is_foreign = self.urls.is_some_and(|urls| !urls.is_empty())
             || self.media_type.contains(".foreign.")
             || self.media_type.contains(".nondistributable.");
-        let ref_name = self.annotations.and_then(|mut all| all.remove("org.opencontainers.image.ref.name"));
-        let digest = parse_digest(&self.digest)?;
-        Ok(Descriptor { media_type: self.media_type, digest, bytes: self.size, is_foreign, ref_name })
+        let mut annotations = self.annotations.unwrap_or_default();
+        let describes = annotations.remove("vnd.docker.reference.digest");
+        Ok(Descriptor {
+            digest: parse_digest(&self.digest)?,
+            media_type: self.media_type,
+            bytes: self.size,
+            is_foreign,
+            ref_name: annotations.remove("org.opencontainers.image.ref.name"),
+            platform: self.platform,
+            describes: describes.and_then(|text| parse_digest(&text).ok()),
+        })
     }
 }
 

@@ -67,6 +67,51 @@ fn a_closure_holds_children_referrers_and_referrers_of_those() {
 }
 
 #[test]
+fn platforms_that_are_left_out_are_said_to_be() {
+    let (one, two) = (image(b"one", None), image(b"two", None));
+    let root = index(&[&one, &two]);
+    let on_two = image(b"signature", Some(&two));
+    let mut some = all(&[&root, &one, &on_two]);
+    some.omit(Sha256::of(&two));
+    some.omit(Sha256([7; 32]));
+    let found = closure(Sha256::of(&root), &some, blob_bytes).unwrap();
+    assert_eq!(found.omitted, BTreeSet::from([Sha256::of(&two)]));
+    assert_eq!((found.manifests.len(), found.blobs.len()), (2, 2), "nor what refers to it");
+
+    let mut own = all(&[&root, &one]);
+    own.omit(Sha256::of(&two));
+    assert_eq!(check(&found, &own, blob_bytes), Ok(()));
+    let mut more = found.clone();
+    more.omitted.insert(Sha256([7; 32]));
+    let error = check(&more, &own, blob_bytes).unwrap_err().to_string();
+    assert!(error.contains("said to be left out and no index names it"), "{error}");
+    let error = check(&found, &all(&[&root, &one]), blob_bytes).unwrap_err();
+    assert!(matches!(error, ImageError::Missing { .. }), "{error}");
+}
+
+#[test]
+fn platforms_are_matched() {
+    let platform = |text: &str| text.parse::<ImagePlatform>().unwrap();
+    assert!(platform("linux/arm64/v8").is(&platform("linux/arm64")));
+    assert!(!platform("linux/arm/v6").is(&platform("linux/arm/v7")));
+    assert!(!platform("linux/arm").is(&platform("linux/arm/v7")));
+    assert_eq!(platform("linux/arm/v7").to_string(), "linux/arm/v7");
+    for bad in ["", "linux", "linux/", "linux/amd64/v1/x", "Linux/amd64", "linux_amd64"] {
+        assert!(bad.parse::<ImagePlatform>().is_err(), "{bad}");
+    }
+    let digest = Sha256([7; 32]);
+    let child = json!({
+        "mediaType": ManifestType::OciImage.media_type(), "digest": format!("sha256:{}", Sha256([8; 32])), "size": 9,
+        "platform": { "os": "unknown", "architecture": "unknown" },
+        "annotations": { "vnd.docker.reference.digest": format!("sha256:{digest}") },
+    });
+    let index = json!({ "schemaVersion": 2, "manifests": [child] }).to_string();
+    let index = Manifest::parse(index.as_bytes()).unwrap();
+    assert_eq!(index.manifests[0].describes, Some(digest));
+    assert_eq!(index.manifests[0].platform, Some(platform("unknown/unknown")));
+}
+
+#[test]
 fn what_is_not_there_or_not_as_described_is_named() {
     let one = image(b"one", None);
     let root = index(&[&one]);

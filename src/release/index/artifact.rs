@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Blob, IndexError, VERSION_FILES_AND_PROVIDERS, contradiction, flag};
+use super::{
+    Blob, IndexError, VERSION_FILES_AND_PROVIDERS, VERSION_IMAGES_AND_PACKAGES, contradiction, flag,
+};
 use crate::codec::{Reader, put_run, put_varint};
 use crate::id::Sha256;
 use crate::limits::{
@@ -84,6 +86,9 @@ pub struct Image {
     pub manifests: BTreeMap<Sha256, String>,
     /// Configurations and layers of all of them.
     pub blobs: BTreeSet<Sha256>,
+    /// Manifests that an index among them names and that were left out on purpose, being of other platforms than the
+    /// operator takes. The index keeps its octets, and with them its digest and its signatures.
+    pub omitted: BTreeSet<Sha256>,
 }
 
 /// A Debian package.
@@ -93,6 +98,20 @@ pub struct Package {
     pub deb: Sha256,
     /// Its control paragraph, as it stands in the `.deb`.
     pub control: Sha256,
+    /// The upstream archive's proof; none if it was submitted by hand.
+    pub proof: Option<PackageProof>,
+}
+
+/// What an archive says of a package: its signed `InRelease`, the index of packages that this names, and the key that
+/// signed. All packages of one index share these blobs. See [`crate::release::archive`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PackageProof {
+    /// The `InRelease` file.
+    pub release: Sha256,
+    /// The `Packages` file, packed as the archive has it.
+    pub packages: Sha256,
+    /// The OpenPGP public key, ASCII-armored.
+    pub key: Sha256,
 }
 
 impl Artifact {
@@ -107,7 +126,10 @@ impl Artifact {
                 proof.chain(provider.archives.values().map(|archive| archive.blob)).collect()
             }
             ArtifactKind::Image(image) => image.manifests.keys().chain(&image.blobs).copied().collect(),
-            ArtifactKind::Package(package) => vec![package.deb, package.control],
+            ArtifactKind::Package(package) => {
+                let proof = package.proof.iter().flat_map(|p| [p.release, p.packages, p.key]);
+                [package.deb, package.control].into_iter().chain(proof).collect()
+            }
         }
     }
 }
@@ -138,8 +160,10 @@ pub(super) fn parse_artifacts(
                 (ArtifactName::File(path), ArtifactKind::File { blob: blob(reader)?, executable })
             }
             2 => parse_provider(reader, &mut blob)?,
-            3 if version > VERSION_FILES_AND_PROVIDERS => parse_image(reader, &mut blob)?,
-            4 if version > VERSION_FILES_AND_PROVIDERS => parse_package(reader, &mut blob)?,
+            3 if version >= VERSION_IMAGES_AND_PACKAGES => parse_image(reader, &mut blob, false)?,
+            4 if version >= VERSION_IMAGES_AND_PACKAGES => parse_package(reader, &mut blob, false)?,
+            5 if version > VERSION_IMAGES_AND_PACKAGES => parse_package(reader, &mut blob, true)?,
+            6 if version > VERSION_IMAGES_AND_PACKAGES => parse_image(reader, &mut blob, true)?,
             found => return contradiction(format!("artifact kind {found} is not known to this version")),
         };
         if artifacts.last_key_value().is_some_and(|(last, _)| *last >= name) {
@@ -158,8 +182,13 @@ pub(super) fn parse_artifacts(
 
 /// The lowest version of the index that can say these artifacts, so that an older receiver reads what it can.
 pub(super) fn version_for(artifacts: &BTreeMap<ArtifactName, ArtifactKind>) -> u8 {
-    let is_old = |name: &ArtifactName| matches!(name, ArtifactName::File(_) | ArtifactName::Provider(..));
-    if artifacts.keys().all(is_old) { VERSION_FILES_AND_PROVIDERS } else { super::VERSION }
+    let version = |kind: &ArtifactKind| match kind {
+        ArtifactKind::File { .. } | ArtifactKind::Provider(_) => VERSION_FILES_AND_PROVIDERS,
+        ArtifactKind::Image(image) if !image.omitted.is_empty() => super::VERSION,
+        ArtifactKind::Package(Package { proof: Some(_), .. }) => super::VERSION,
+        ArtifactKind::Image(_) | ArtifactKind::Package(_) => VERSION_IMAGES_AND_PACKAGES,
+    };
+    artifacts.values().map(version).max().unwrap_or(VERSION_FILES_AND_PROVIDERS)
 }
 
 fn parse_provider(
@@ -214,6 +243,7 @@ fn parse_provider(
 fn parse_image(
     reader: &mut Reader<'_>,
     blob: &mut impl FnMut(&mut Reader<'_>) -> Result<Sha256, IndexError>,
+    has_omitted: bool,
 ) -> Result<(ArtifactName, ArtifactKind), IndexError> {
     let registry = reader.text("an image's registry", 259)?;
     let repository = reader.text("an image's repository", 255)?;
@@ -243,7 +273,29 @@ fn parse_image(
         }
         blobs.insert(digest);
     }
-    Ok((ArtifactName::Image(repository, tag), ArtifactKind::Image(Image { manifest, manifests, blobs })))
+    let omitted = if has_omitted { parse_omitted(reader, &manifests)? } else { BTreeSet::new() };
+    let image = Image { manifest, manifests, blobs, omitted };
+    Ok((ArtifactName::Image(repository, tag), ArtifactKind::Image(image)))
+}
+
+fn parse_omitted(
+    reader: &mut Reader<'_>,
+    manifests: &BTreeMap<Sha256, String>,
+) -> Result<BTreeSet<Sha256>, IndexError> {
+    let mut omitted = BTreeSet::new();
+    for _ in 0..reader.count("an image's omitted manifests", IMAGE_MANIFESTS_MAX, 32)? {
+        let digest = Sha256(reader.array()?);
+        if omitted.last().is_some_and(|last| *last >= digest) || manifests.contains_key(&digest) {
+            return contradiction(format!(
+                "omitted manifest {digest} is out of order, twice, or not omitted"
+            ));
+        }
+        omitted.insert(digest);
+    }
+    if omitted.is_empty() {
+        return contradiction("an image of some platforms omits nothing");
+    }
+    Ok(omitted)
 }
 
 /// `TYPE/SUBTYPE` of RFC 6838 §4.2, without parameters.
@@ -259,6 +311,7 @@ pub fn is_media_type(text: &str) -> bool {
 fn parse_package(
     reader: &mut Reader<'_>,
     blob: &mut impl FnMut(&mut Reader<'_>) -> Result<Sha256, IndexError>,
+    has_proof: bool,
 ) -> Result<(ArtifactName, ArtifactKind), IndexError> {
     let suite: Suite = reader.text("a suite", 128)?.parse()?;
     let component = reader.text("a component", 128)?;
@@ -266,8 +319,13 @@ fn parse_package(
     let version = reader.text("a package's version", 128)?;
     let architecture = reader.text("an architecture", 128)?;
     let name = PackageName::new(suite, component, package, version, architecture)?;
-    let kind = ArtifactKind::Package(Package { deb: blob(reader)?, control: blob(reader)? });
-    Ok((ArtifactName::Package(name), kind))
+    let (deb, control) = (blob(reader)?, blob(reader)?);
+    let proof = if has_proof {
+        Some(PackageProof { release: blob(reader)?, packages: blob(reader)?, key: blob(reader)? })
+    } else {
+        None
+    };
+    Ok((ArtifactName::Package(name), ArtifactKind::Package(Package { deb, control, proof })))
 }
 
 pub(super) fn put_artifact(
@@ -308,7 +366,7 @@ pub(super) fn put_artifact(
             }
         }
         (ArtifactName::Image(repository, tag), ArtifactKind::Image(image)) => {
-            out.push(3);
+            out.push(if image.omitted.is_empty() { 3 } else { 6 });
             for text in [&repository.registry, &repository.repository, tag.as_str()] {
                 put_run(out, text.as_bytes());
             }
@@ -320,9 +378,13 @@ pub(super) fn put_artifact(
             }
             put_varint(out, image.blobs.len() as u64);
             image.blobs.iter().for_each(|digest| put_varint(out, place(digest)));
+            if !image.omitted.is_empty() {
+                put_varint(out, image.omitted.len() as u64);
+                image.omitted.iter().for_each(|digest| out.extend_from_slice(&digest.0));
+            }
         }
         (ArtifactName::Package(name), ArtifactKind::Package(package)) => {
-            out.push(4);
+            out.push(if package.proof.is_none() { 4 } else { 5 });
             for text in
                 [name.suite.as_str(), &name.component, &name.package, &name.version, &name.architecture]
             {
@@ -330,6 +392,11 @@ pub(super) fn put_artifact(
             }
             put_varint(out, place(&package.deb));
             put_varint(out, place(&package.control));
+            if let Some(proof) = &package.proof {
+                [proof.release, proof.packages, proof.key]
+                    .iter()
+                    .for_each(|blob| put_varint(out, place(blob)));
+            }
         }
         // A name of one kind on a thing of another: kind 0, which no parser accepts.
         (

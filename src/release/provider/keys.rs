@@ -156,11 +156,27 @@ pub(super) fn dearmor(block: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 /// Whether the primary key itself may sign documents: it is in force, and its newest valid signature over itself
-/// does not say otherwise.
-pub(super) fn check_primary(key: &Key) -> Result<(), ProofError> {
+/// does not say otherwise. When it expires, in seconds since 1970.
+pub(super) fn check_primary(key: &Key) -> Result<Option<u64>, ProofError> {
+    let why = match newest_self_signature(key, &mut Checks::default())? {
+        None => "it has no valid signature over itself",
+        Some(signature) if may_sign(signature) == Some(false) => "its owner did not make it for signing",
+        Some(signature) => return Ok(expires_at(&key.cert.primary_key, signature)),
+    };
+    Err(ProofError::NotForSigning { key_id: key.id.clone(), why })
+}
+
+/// When a key expires by a signature over it, in seconds since 1970 (RFC 9580 §5.2.3.13).
+fn expires_at(key: &impl KeyDetails, signature: &Signature) -> Option<u64> {
+    let life_s =
+        signature.key_expiration_time().map(|life| u64::from(life.as_secs())).filter(|life| *life > 0)?;
+    Some(u64::from(key.created_at().as_secs()) + life_s)
+}
+
+/// The newest valid signature of a primary key over itself or its names; an error if it is revoked.
+fn newest_self_signature<'a>(key: &'a Key, checks: &mut Checks) -> Result<Option<&'a Signature>, ProofError> {
     let primary = &key.cert.primary_key;
     let details = &key.cert.details;
-    let mut checks = Checks::default();
     for revocation in &details.revocation_signatures {
         if checks.pass(revocation, || revocation.verify_key(primary))? {
             return Err(ProofError::Revoked { key_id: key.id.clone() });
@@ -191,24 +207,16 @@ pub(super) fn check_primary(key: &Key) -> Result<(), ProofError> {
             own.into_iter().for_each(&mut see);
         }
     }
-    let why = match newest {
-        None => "it has no valid signature over itself",
-        Some(signature) if may_sign(signature) == Some(false) => "its owner did not make it for signing",
-        Some(_) => return Ok(()),
-    };
-    Err(ProofError::NotForSigning { key_id: key.id.clone(), why })
+    Ok(newest)
 }
 
 /// Whether a subkey may sign documents for its primary key: it is bound by it, binds it in return, is for signing and
-/// in force.
-pub(super) fn check_subkey(key: &Key, subkey: &SignedPublicSubKey) -> Result<(), ProofError> {
+/// in force. When it or the primary key expires, in seconds since 1970.
+pub(super) fn check_subkey(key: &Key, subkey: &SignedPublicSubKey) -> Result<Option<u64>, ProofError> {
     let primary = &key.cert.primary_key;
     let mut checks = Checks::default();
-    for revocation in &key.cert.details.revocation_signatures {
-        if checks.pass(revocation, || revocation.verify_key(primary))? {
-            return Err(ProofError::Revoked { key_id: key.id.clone() });
-        }
-    }
+    let of_primary = newest_self_signature(key, &mut checks)?;
+    let primary_end = of_primary.and_then(|signature| expires_at(primary, signature));
     let mut newest: Option<&Signature> = None;
     for signature in &subkey.signatures {
         if !checks.pass(signature, || signature.verify_subkey_binding(primary, &subkey.key))? {
@@ -236,7 +244,7 @@ pub(super) fn check_subkey(key: &Key, subkey: &SignedPublicSubKey) -> Result<(),
     if !is_back || !checks.pass(back, || back.verify_primary_key_binding(&subkey.key, primary))? {
         return refuse("the subkey that signed does not belong to this primary key");
     }
-    Ok(())
+    Ok(primary_end.into_iter().chain(expires_at(&subkey.key, binding)).min())
 }
 
 /// Counts the checks that a key costs.

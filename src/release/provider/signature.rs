@@ -1,5 +1,7 @@
 //! The detached signature over SHA256SUMS.
 
+use std::collections::BTreeMap;
+
 use pgp::composed::{Deserializable, DetachedSignature};
 use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{Signature, SignatureType, SubpacketData};
@@ -54,14 +56,16 @@ pub(super) fn verify(content: &[u8], signatures: &[Signature], keys: &[Key]) -> 
         for key in keys {
             if is_issuer(&key.cert.primary_key) {
                 match check(signature, key, &key.cert.primary_key, content) {
-                    Ok(()) => return keys::check_primary(key).map(|()| signer(key, signature)),
+                    Ok(()) => return keys::check_primary(key).map(|end| signer(key, signature, end)),
                     Err(error) => failed = Some(error),
                 }
             }
             for subkey in &key.cert.public_subkeys {
                 if is_issuer(&subkey.key) {
                     match check(signature, key, &subkey.key, content) {
-                        Ok(()) => return keys::check_subkey(key, subkey).map(|()| signer(key, signature)),
+                        Ok(()) => {
+                            return keys::check_subkey(key, subkey).map(|end| signer(key, signature, end));
+                        }
                         Err(error) => failed = Some(error),
                     }
                 }
@@ -115,12 +119,33 @@ fn check(
     signature.verify(part, content).or_else(|error| bad(error.to_string()))
 }
 
-fn signer(key: &Key, signature: &Signature) -> Signer {
+/// The signatures of one file, each to be judged by itself.
+#[derive(Debug)]
+pub struct Signatures {
+    signatures: Vec<Signature>,
+    keys: Vec<Key>,
+}
+
+impl Signatures {
+    /// Reads signatures, binary or ASCII-armored, and the keys that may have made them ([`super::split_keys`]).
+    pub fn parse(signatures: &[u8], keys: &BTreeMap<String, Vec<u8>>) -> Result<Self, ProofError> {
+        Ok(Self { signatures: parse(signatures)?, keys: keys::parse_labelled(keys)? })
+    }
+
+    /// What is to be said of each over a text.
+    pub fn verify_each(&self, content: &[u8]) -> impl Iterator<Item = Result<Signer, ProofError>> {
+        let one = |signature| verify(content, std::slice::from_ref(signature), &self.keys);
+        self.signatures.iter().map(one)
+    }
+}
+
+fn signer(key: &Key, signature: &Signature, key_expires_at: Option<u64>) -> Signer {
     let lifetime = signature.signature_expiration_time().map(|lifetime| u64::from(lifetime.as_secs()));
     let created = signature.created().map_or(0, |created| u64::from(created.as_secs()));
     Signer {
         key_id: key.id.clone(),
         fingerprint: key.fingerprint.clone(),
+        key_expires_at,
         // Zero means never (RFC 9580 §5.2.3.18).
         signature_expires_at: lifetime.filter(|lifetime| *lifetime > 0).map(|lifetime| created + lifetime),
     }

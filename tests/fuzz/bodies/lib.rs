@@ -25,6 +25,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("index", release::index),
     ("names", release::names),
     ("proof", release::proof),
+    ("archive", release::archive),
     ("image", release::image),
     ("zip", submitted::zip),
     ("submission", submitted::submission),

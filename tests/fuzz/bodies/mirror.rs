@@ -87,6 +87,7 @@ fn images(making: &mut Making) -> [(ArtifactName, ArtifactKind); 1] {
         manifest,
         manifests: BTreeMap::from([(manifest, kind.clone()), (signature, kind)]),
         blobs: BTreeSet::from([config, layer]),
+        omitted: BTreeSet::new(),
     };
     let repository = "ghcr.io/acme/app".parse().expect("a repository");
     let name = ArtifactName::Image(repository, "1.0".parse().expect("a tag"));

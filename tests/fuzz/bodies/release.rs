@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use diodesync::id::{BlockId, Channel, PackId, Sha256};
 use diodesync::limits::{BLOCK_BYTES, PACK_BLOCKS_MAX};
+use diodesync::release::archive::{self, ArchiveProof, Packing, Release, Stanzas};
 use diodesync::release::catalog::Catalog;
 use diodesync::release::delta::blocks_to_send;
 use diodesync::release::image::{Manifests, check, closure};
@@ -13,7 +14,7 @@ use diodesync::release::name::{ImageRepository, PackageName, Suite, Tag, parse_p
 use diodesync::release::provider::{ProofInput, Sums, key_ids, split_keys, verify};
 use diodesync::release::{ArtifactName, FilePath, Index, Platform, ProviderAddress, Version};
 
-use super::parts;
+use super::{choice, parts};
 
 /// An index.
 pub fn index(data: &[u8]) {
@@ -136,6 +137,49 @@ pub fn proof(data: &[u8]) {
     }
 }
 
+/// What a Debian archive says: `Packages` files, plain and packed, and its signed release.
+pub fn archive(data: &[u8]) {
+    let Some((which, rest)) = choice(data, 4) else { return };
+    let packing = match which {
+        0 => Packing::Plain,
+        1 => Packing::Gzip,
+        2 => Packing::Xz,
+        _ => return archive_proof(rest),
+    };
+    let Ok(stanzas) = Stanzas::new(rest, packing) else { return };
+    for stanza in stanzas {
+        let stanza = match stanza {
+            Ok(stanza) => stanza,
+            Err(error) => return assert!(!error.to_string().is_empty()),
+        };
+        let _ = (stanza.get("Package"), stanza.get("Depends"), stanza.get(""));
+        if let Ok((path, ..)) = stanza.place() {
+            assert!(
+                !path.starts_with('/') && !path.split('/').any(|part| matches!(part, "" | "." | "..")),
+                "{path}"
+            );
+        }
+    }
+}
+
+fn archive_proof(data: &[u8]) {
+    let parts = parts(data);
+    let [release, packages, key] = parts.as_slice() else { return };
+    let keys = match archive::keyring(key) {
+        Ok(keys) => keys,
+        Err(error) => return assert!(!error.to_string().is_empty()),
+    };
+    match Release::verify(release, &keys) {
+        Ok(_) => {
+            // A line before what was signed, and it is not what was signed any more.
+            let changed = [b"Suite: other\n".as_slice(), release].concat();
+            assert!(Release::verify(&changed, &keys).is_err());
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+    let _ = archive::verify(&ArchiveProof { release, packages, key }, &[]);
+}
+
 /// Manifests of images. What the sender gathers, the receiver finds whole, and with a blob less it does not.
 pub fn image(data: &[u8]) {
     let parts = parts(data);
@@ -168,6 +212,20 @@ pub fn image(data: &[u8]) {
             own.insert(octets[digest]).expect("it was read before");
         }
         check(&image, &own, size).expect("both sides agree");
+        // Without one that it lists, which is said: the same again.
+        let root_manifest = manifests.get(root).expect("it was read before");
+        if let Some(left_out) = root_manifest.manifests.first().filter(|child| child.digest != *root) {
+            let mut some = manifests.clone();
+            some.omit(left_out.digest);
+            let some = closure(*root, &some, size).expect("less is needed");
+            assert!(some.omitted.contains(&left_out.digest));
+            let mut own = Manifests::default();
+            some.omitted.iter().for_each(|digest| own.omit(*digest));
+            for digest in some.manifests.keys() {
+                own.insert(octets[digest]).expect("it was read before");
+            }
+            check(&some, &own, size).expect("both sides agree");
+        }
         if let Some(first) = image.blobs.first() {
             let mut less = image.clone();
             less.blobs.remove(first);
