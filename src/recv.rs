@@ -7,7 +7,9 @@
 mod assembler;
 mod collector;
 mod intake;
+mod probe;
 
 pub use assembler::{Assembled, Assembler};
 pub use collector::{Action, BlockKey, Collector, CollectorStats};
 pub use intake::{Intake, IntakeStats, Intaken, PendingSession, Reject};
+pub use probe::{ProbeSeen, TrainSeen};

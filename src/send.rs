@@ -6,6 +6,7 @@
 mod carousel;
 mod interleave;
 mod pacer;
+mod probe;
 mod rounds;
 mod transmitter;
 mod windows;
@@ -13,6 +14,7 @@ mod windows;
 pub use carousel::{Begin, Carousel, ChannelSettings, Turn};
 pub use interleave::{Finished, Interleaver, depth_for_burst};
 pub use pacer::{Pacer, rate_of_round};
+pub use probe::{PROBE_RATES, ProbeTurn, Probing, Train};
 pub use rounds::{Job, LaneSet, LaneSlot, ReleasePlan, RoundSettings, Rounds, RunId, Upcoming, Via};
 pub use transmitter::{Transmitted, Transmitter, WARM_UP};
 pub use windows::{RateWindow, RateWindows, WindowError, WindowRate};

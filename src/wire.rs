@@ -75,15 +75,28 @@
 //! ..  …  zeros up to the end
 //! ```
 //!
+//! ## PROBE: in trains of rising rates, filled up to the lane's full size
+//!
+//! ```text
+//!  0  1  kind = 3
+//!  1  1  flags: 1 = the train is over
+//!  2  8  which run of trains: the sender's clock at its start, milliseconds since 1970
+//! 10  2  which train of it, from 0
+//! 12  4  megabits per second at which the train went out; 0 before its end
+//! 16  4  which datagram of the train, from 0; at its end how many there were
+//! 20  …  zeros up to the end
+//! ```
+//!
 //! # History
 //!
 //! | version | what changed |
 //! |---|---|
 //! | 1 | the first |
-//! | 2 | SESSION names its lane, so that what was recorded on one lane is nothing on another, and crossed paths show |
+//! | 2 | SESSION names its lane, so that what was recorded on one lane is nothing on another, and crossed paths show; PROBE |
 
 mod beacon;
 mod outer;
+mod probe;
 mod symbol;
 
 use thiserror::Error;
@@ -93,6 +106,7 @@ use crate::id::IdError;
 
 pub use beacon::{Beacon, BeaconChannel};
 pub use outer::{Outer, Sealed, SealedHeader, SealedSecret, SessionId, SessionOffer};
+pub use probe::{PROBE_HEADER_BYTES, Probe};
 pub use symbol::{FecScheme, ObjectId, SymbolHeader};
 
 /// A version of the wire. Each side reads the newest and the one before.

@@ -14,7 +14,9 @@ use diodesync::limits::{
 };
 use diodesync::link::{LinkKey, OpenError, ReceiverKey, Sealer, offer_session};
 use diodesync::recv::{Action, Collector, Intake, Intaken, Reject};
-use diodesync::wire::{Beacon, BeaconChannel, ObjectId, SessionId, SymbolHeader, WireError};
+use diodesync::wire::{
+    Beacon, BeaconChannel, ObjectId, PROBE_HEADER_BYTES, SessionId, SymbolHeader, WireError,
+};
 use world::{
     LINK, Rng, joined, lane, link_key, offer, paired, pairing_secret, receiver_key, seal, session_id, start,
 };
@@ -298,6 +300,7 @@ fn authentic_noise() {
                 assert!(collector.collecting() <= 4);
             }
             Ok(Intaken::Beacon(_)) => beacons += 1,
+            Ok(Intaken::Probe(probe)) => assert!(plain.len() >= PROBE_HEADER_BYTES, "{probe:?}"),
             Ok(other) => panic!("{other:?}"),
             Err(refused) => assert!(matches!(refused, Reject::Wire(_)), "{refused:?}"),
         }

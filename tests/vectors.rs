@@ -21,7 +21,7 @@ use diodesync::release::index::{Image, Package, PackageProof, Provider, Provider
 use diodesync::release::{ArtifactKind, ArtifactName, Blob, Extent, Index, PackRun, PackageName};
 use diodesync::ticket::{Ticket, Want, What};
 use diodesync::trust::Bundle;
-use diodesync::wire::{Beacon, BeaconChannel, ObjectId, Outer, SessionId, SymbolHeader, Version};
+use diodesync::wire::{Beacon, BeaconChannel, ObjectId, Outer, Probe, SessionId, SymbolHeader, Version};
 use world::{LINK, Rng, lane, offer_of, paired, pairing_secret, seal, session_id, start};
 
 const SESSION: SessionNo = SessionNo(0x0102_0304_0506_0708);
@@ -301,6 +301,26 @@ fn beacon_datagrams() {
         ..minimal
     };
     beacon("beacon-full", "BEACON with a timestamp and two channels, filled up to 160 octets", &full, 160);
+}
+
+#[test]
+fn probe_datagrams() {
+    let datagram =
+        Probe { is_end: false, run: 1_795_000_000_123, train: 3, rate_bits_per_s: 0, number: 70_000 };
+    let end = Probe { is_end: true, rate_bits_per_s: 2_500_000_000, ..datagram };
+    for (name, comment, probe) in [
+        ("probe", "PROBE, filled up to 60 octets", datagram),
+        ("probe-end", "PROBE at the end of a train, filled up to 60 octets", end),
+    ] {
+        let mut plain = Vec::new();
+        probe.encode(&mut plain);
+        plain.resize(60, 0);
+        golden(&format!("{name}-plain"), &format!("{comment}; before it is sealed"), &plain);
+        sealed(name, comment, &plain, |opened| match opened {
+            Intaken::Probe(read) => assert_eq!(read, probe),
+            other => panic!("{other:?}"),
+        });
+    }
 }
 
 fn text_blob(octets: &[u8], pack: PackId, offset: u64) -> (Sha256, Blob) {

@@ -27,7 +27,8 @@ use crate::publish::{
 };
 use crate::serve::{MIRROR, SERVE, Serving, SiteHandle, TlsStatus};
 use crate::status::{
-    Alarm, ChannelStatus, DecodingStatus, LaneStatus, Missing, MissingRelease, ReleaseStatus, Status, ranges,
+    Alarm, ChannelStatus, DecodingStatus, LaneStatus, Missing, MissingRelease, ProbeStatus, ReleaseStatus,
+    Status, ranges,
 };
 use crate::ticket;
 use crate::verify::verify;
@@ -507,6 +508,7 @@ fn lane_status(view: &LaneView) -> LaneStatus {
         kernel_drops: view.kernel_drops,
         buffer_bytes: view.buffer_bytes,
         last_ms: view.last_ms,
+        probe: ProbeStatus::of(&view.probe),
     }
 }
 

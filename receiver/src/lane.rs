@@ -8,6 +8,7 @@
 //! Each lane has a thread that does nothing but receive, authenticate and place symbols; what takes longer is the
 //! workers'. Symbols add up over the lanes, so all of them place theirs in one [`Hub`].
 
+mod exercise;
 mod hub;
 pub(crate) mod partial;
 mod socket;
@@ -25,7 +26,7 @@ use diodesync::id::SessionNo;
 use diodesync::limits::REPLAY_WINDOW;
 use diodesync::link::{OpenError, Paired};
 use diodesync::pack::{PackStore, fact};
-use diodesync::recv::{CollectorStats, Intake, IntakeStats, Intaken, PendingSession, Reject};
+use diodesync::recv::{CollectorStats, Intake, IntakeStats, Intaken, PendingSession, ProbeSeen, Reject};
 use diodesync::wire::{SymbolHeader, WireError};
 use diodesync_control::clock_ms;
 use diodesync_control::service::Pulse;
@@ -34,12 +35,14 @@ use crate::config::Lane as LaneConfig;
 use crate::handover::{Inbox, Judge, Notice, Order};
 use crate::link_keys;
 use hub::Hub;
-use socket::LaneSocket;
+use socket::{LaneSocket, pause};
 
 /// The longest time without a look at orders and results.
 const TICK: Duration = Duration::from_millis(20);
 /// How long a refused session is shown after it was last offered.
 const REFUSED_KEPT: Duration = Duration::from_secs(60);
+/// Datagrams whose symbols are placed at once: more than the kernel joins in most cases.
+const TOGETHER: usize = 64;
 /// How often the place in the session is recorded and the counters are shown.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -89,6 +92,8 @@ pub struct LaneView {
     pub rate_bits_per_s: u64,
     /// The newest reason for which a session was refused.
     pub refused_session: Option<String>,
+    /// The newest run of probes.
+    pub probe: ProbeSeen,
 }
 
 /// What became of the symbols of all lanes.
@@ -194,6 +199,8 @@ pub fn start(shared: Arc<LanesShared>, input: LanesInput) -> anyhow::Result<Lane
             last_ms: None,
             beacons: (0, clock_ms()),
             reported: (Instant::now(), 0),
+            pause: Duration::ZERO,
+            probe: ProbeSeen::default(),
             dir: dir.clone(),
             socket,
             config,
@@ -243,6 +250,9 @@ struct Lane {
     /// Small beacons since the last full-size one, and when that came.
     beacons: (u32, u64),
     reported: (Instant, u64),
+    /// See [`pause`].
+    pause: Duration,
+    probe: ProbeSeen,
 }
 
 impl Lane {
@@ -261,19 +271,31 @@ impl Lane {
             let now = Instant::now();
             for (octets, stride) in buffers.received() {
                 // Opened before the hub is locked, so that the lanes do that side by side.
-                if octets.len() <= stride {
-                    let symbol = self.take_datagram(now, octets);
-                    self.hub.place(now, symbol.as_slice());
-                } else {
-                    let datagrams = octets.chunks_mut(stride);
-                    let symbols: Vec<_> =
-                        datagrams.filter_map(|datagram| self.take_datagram(now, datagram)).collect();
-                    self.hub.place(now, &symbols);
+                if octets.is_empty() {
+                    self.take_datagram(now, octets);
+                    continue;
+                }
+                let mut datagrams = octets.chunks_mut(stride);
+                loop {
+                    let mut symbols = [None; TOGETHER];
+                    let taken = datagrams.by_ref().take(TOGETHER);
+                    let mut count = 0;
+                    for (datagram, symbol) in taken.zip(&mut symbols) {
+                        *symbol = self.take_datagram(now, datagram);
+                        count += 1;
+                    }
+                    self.hub.place(now, symbols.iter().flatten());
+                    if count < TOGETHER {
+                        break;
+                    }
                 }
             }
             let now = Instant::now();
             self.hub.turn(now);
             self.report(now);
+            if !buffers.is_full() && !self.pause.is_zero() {
+                std::thread::sleep(self.pause);
+            }
         }
         self.record_floor();
     }
@@ -283,6 +305,7 @@ impl Lane {
         now: Instant,
         datagram: &'a mut [u8],
     ) -> Option<(SymbolHeader, &'a [u8])> {
+        let length = datagram.len();
         match self.intake.handle_datagram(now, datagram) {
             Ok(Intaken::Symbol(header, symbol)) => return Some((header, symbol)),
             Ok(Intaken::Beacon(beacon)) => {
@@ -294,6 +317,10 @@ impl Lane {
                 self.hub.take_beacon(now, beacon);
             }
             Ok(Intaken::NewSession(session)) => self.adopt(now, session),
+            Ok(Intaken::Probe(probe)) => {
+                self.probe.take(&probe);
+                self.hub.take_probe(length);
+            }
             Ok(Intaken::SameSession | Intaken::OldBeacon) => {}
             // Everything else is counted; what an operator can mend is kept.
             Err(Reject::Open(
@@ -348,6 +375,7 @@ impl Lane {
         // A sender repeats its session four times a second; a stranger's single datagram is weather.
         self.refused_session.take_if(|(_, then)| now.saturating_duration_since(*then) >= REFUSED_KEPT);
         let rate = (intake.received_bytes - bytes) as f64 * 8.0 / elapsed.as_secs_f64();
+        self.pause = pause(self.socket.buffer_bytes(), rate as u64);
         let decoding = self.hub.decoding();
         let mut view = self.shared.lock();
         view.decoding = decoding;
@@ -358,6 +386,7 @@ impl Lane {
         view.session = self.intake.position().map(|(session, _)| session);
         view.wire_version = self.wire_version;
         view.intake = intake;
+        view.probe.clone_from(&self.probe);
         view.kernel_drops = self.socket.kernel_drops();
         view.last_ms = self.last_ms;
         (view.small_beacons, view.full_beacon_ms) = self.beacons;

@@ -38,7 +38,7 @@ use diodesync::release::retention::Keep;
 use diodesync::trust::{Bundle, Target, TrustState, verify, verify_timestamp};
 use diodesync::wire::{Beacon, ObjectId};
 use diodesync_control::clock_ms;
-use diodesync_control::service::Pulse;
+use diodesync_control::service::{Pulse, yield_to_others};
 
 use crate::apt::Signer;
 use crate::handover::{Inbox, Notice, Order, Orders};
@@ -63,6 +63,9 @@ const INBOX_MAX: usize = 16;
 const RESCAN_SLICE: usize = 32;
 /// The time for which blobs are hashed before notices are looked at again.
 const HASHING_SLICE: Duration = Duration::from_millis(50);
+
+/// How much the publisher steps back.
+const PUBLISHER_NICE: i32 = 5;
 
 /// What the publisher's thread and the rest of the daemon share.
 #[derive(Debug)]
@@ -180,7 +183,11 @@ pub fn start(shared: Arc<PublishShared>, input: PublishInput) -> anyhow::Result<
     let publisher = open(shared, input)?;
     std::thread::Builder::new()
         .name("publish".to_owned())
-        .spawn(move || publisher.run())
+        .spawn(move || {
+            // Hashing can wait; what comes over the lanes cannot.
+            yield_to_others(PUBLISHER_NICE);
+            publisher.run();
+        })
         .context("cannot start the publisher's thread")
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use diodesync::id::{BlockId, Channel, LinkId, PackId, ReleaseNo};
 use diodesync::pack::Disk;
 use diodesync::quantity::{BitsPerS, Bytes, Span};
+use diodesync::recv::{ProbeSeen, TrainSeen};
 use serde::{Deserialize, Serialize};
 
 use crate::mirror::MirrorStatus;
@@ -79,6 +80,62 @@ pub struct LaneStatus {
     pub buffer_bytes: u64,
     /// When the last authentic datagram came, milliseconds since 1970.
     pub last_ms: Option<u64>,
+    /// What came of the newest `diode-sender probe`.
+    pub probe: Option<ProbeStatus>,
+}
+
+/// What came of trains of rising rates.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProbeStatus {
+    /// When they began, by the sender's clock, milliseconds since 1970.
+    pub began_ms: u64,
+    /// The highest rate of which, and below which, nothing was lost.
+    pub clean_bits_per_s: Option<u64>,
+    /// The trains.
+    pub trains: Vec<TrainStatus>,
+}
+
+/// A train.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TrainStatus {
+    /// Its rate; none if its end was lost too.
+    pub rate_bits_per_s: Option<u64>,
+    /// Datagrams that were sent, as far as that is known.
+    pub sent: u32,
+    /// Datagrams that came.
+    pub received: u32,
+}
+
+impl ProbeStatus {
+    /// Of what the lane saw; none if no probe came.
+    pub fn of(seen: &ProbeSeen) -> Option<Self> {
+        let train = |train: &TrainSeen| TrainStatus {
+            rate_bits_per_s: (train.rate_bits_per_s > 0).then_some(train.rate_bits_per_s),
+            sent: train.sent,
+            received: train.received,
+        };
+        (!seen.trains.is_empty()).then(|| Self {
+            began_ms: seen.run,
+            clean_bits_per_s: seen.clean_bits_per_s(),
+            trains: seen.trains.iter().map(train).collect(),
+        })
+    }
+
+    /// For people: the highest clean rate, and the first one that lost something.
+    fn to_text(&self) -> String {
+        let clean = self.clean_bits_per_s;
+        let clean =
+            clean.map_or("no rate was clean".to_owned(), |rate| format!("clean up to {}", BitsPerS(rate)));
+        let lossy =
+            self.trains.iter().find(|train| train.received < train.sent || train.rate_bits_per_s.is_none());
+        let lossy = lossy.map(|train| {
+            let rate = train.rate_bits_per_s.map_or("a train".to_owned(), |rate| BitsPerS(rate).to_string());
+            let lost =
+                f64::from(train.sent.saturating_sub(train.received)) / f64::from(train.sent.max(1)) * 100.0;
+            format!("; of {rate} {lost:.2} % was lost")
+        });
+        format!("{clean}{}", lossy.unwrap_or_default())
+    }
 }
 
 /// What became of the symbols of all lanes.
@@ -237,6 +294,9 @@ impl Status {
                 lane.kernel_drops,
                 Bytes(lane.buffer_bytes)
             );
+            if let Some(probe) = &lane.probe {
+                let _ = writeln!(out, "  probe     {}", probe.to_text());
+            }
         }
         let decoding = &self.decoding;
         let _ = writeln!(

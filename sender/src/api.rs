@@ -22,6 +22,7 @@ use crate::ingest::SharedStore;
 use crate::init::Keys;
 use crate::lane::LaneShared;
 use crate::link_key;
+use crate::probe;
 use crate::release::{self, Cut};
 use crate::resend::{self, Again};
 use crate::sending::Sending;
@@ -92,6 +93,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/resend", post(resend))
         .route("/v1/verify", get(verify_state).post(start_verify))
         .merge(export::router())
+        .merge(probe::router())
         .route("/v1/sign", post(sign))
         .layer(DefaultBodyLimit::disable())
         .with_state(daemon)
@@ -208,6 +210,15 @@ async fn sign(State(daemon): State<Arc<Daemon>>) -> Result<Json<serde_json::Valu
 }
 
 impl Daemon {
+    /// The lane of this name.
+    pub fn lane(&self, name: &str) -> Result<&LaneShared, ApiError> {
+        let lane = self.lanes.iter().find(|lane| lane.config.name.as_str() == name);
+        lane.map(Arc::as_ref).ok_or_else(|| {
+            let names: Vec<&str> = self.lanes.iter().map(|lane| lane.config.name.as_str()).collect();
+            ApiError::refused(format!("there is no lane {name}; there are {}", names.join(", ")))
+        })
+    }
+
     /// Cuts a release and has it sent; full, if that is asked for or due.
     pub fn cut(&self, channel: &Channel, full: bool) -> anyhow::Result<Cut> {
         let (now_s, days) = (clock_s(), self.config.trust.timestamp_days);

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use diodesync::id::{Channel, ReleaseNo};
+use diodesync::id::{Channel, LaneId, ReleaseNo};
 use diodesync::pack::verify::Report;
-use diodesync::quantity::{BitsPerS, Bytes};
+use diodesync::quantity::{BitsPerS, Bytes, Rate};
 use diodesync_control::{Client, Progress, ask_verify};
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ use crate::resend::Again;
 use crate::status::Status;
 use crate::verify::MEND;
 use crate::withdraw::{self, Listing};
-use crate::{export, init, link_key, receivers, resend, restore, rotate, run, submit};
+use crate::{export, init, link_key, probe, receivers, resend, restore, rotate, run, submit};
 
 #[derive(Debug, Parser)]
 #[command(name = "diode-sender", version, about = "The low side of a Diodesync link", max_term_width = 100)]
@@ -89,6 +89,17 @@ enum Command {
         /// The channel
         #[arg(long, default_value = "main")]
         channel: Channel,
+    },
+    /// Send trains of datagrams at rising rates; the receiver's status names the highest that was clean
+    Probe {
+        #[command(flatten)]
+        common: Common,
+        /// The lane, if there are several
+        #[arg(value_name = "LANE")]
+        lane: Option<LaneId>,
+        /// Go no higher than this, such as 1gbit
+        #[arg(long, value_name = "RATE", default_value = "max")]
+        max: Rate,
     },
     /// Send again what the receiver lacks, by the ticket that diode-receiver missing --ticket has printed there
     Resend {
@@ -286,6 +297,11 @@ async fn ask(command: Command) -> anyhow::Result<()> {
                 }
                 println!("The next release serves them no more: diode-sender release --channel {channel}");
             }
+        }
+        Command::Probe { common, lane, max } => {
+            let config = Config::load(&common.config)?;
+            let lanes: Vec<LaneId> = config.lane.iter().map(|lane| lane.name.clone()).collect();
+            probe::probe(&client(&common)?, &lanes, lane, max, common.json).await?;
         }
         Command::Resend { common, ticket, release, channel } => {
             let request = match release {

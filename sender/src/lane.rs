@@ -8,6 +8,7 @@
 //! gives its jobs back and probes until it works: a round that went nowhere must not count as one that went out.
 
 mod encoder;
+mod probe;
 mod socket;
 
 use std::collections::VecDeque;
@@ -33,6 +34,7 @@ use crate::random;
 use crate::sending::Sending;
 pub use encoder::Control;
 use encoder::Encoders;
+pub use probe::{ProbeState, Trains};
 use socket::LaneSocket;
 
 /// Blocks that are read and encoded ahead of their turn.
@@ -54,6 +56,8 @@ pub struct LaneShared {
     /// The lane's configuration.
     pub config: LaneConfig,
     view: Mutex<View>,
+    /// Trains that were asked for.
+    pub probe: ProbeState,
     /// Set to end the thread.
     pub stop: AtomicBool,
     /// Beats with each turn.
@@ -95,7 +99,14 @@ impl LaneShared {
     pub fn new(config: LaneConfig) -> Self {
         let view = View { rate_max_bits_per_s: config.rate.bits_per_s(), ..View::default() };
         let (stop, counters) = (AtomicBool::new(false), Counters::default());
-        Self { config, view: Mutex::new(view), stop, pulse: Pulse::default(), counters }
+        Self {
+            config,
+            view: Mutex::new(view),
+            probe: ProbeState::default(),
+            stop,
+            pulse: Pulse::default(),
+            counters,
+        }
     }
 
     fn lock_view(&self) -> MutexGuard<'_, View> {
@@ -157,7 +168,7 @@ pub fn start(
     shared.counters.session.store(number.0, Ordering::Relaxed);
     let lane = Lane {
         transmitter: Transmitter::new(sealer, offer, via.symbol_bytes, depth),
-        encoders: Encoders::start(input.packs.clone())?,
+        encoders: Encoders::start(input.packs.clone(), config.rate.bits_per_s().is_none())?,
         pacer: Pacer::new(config.rate.bits_per_s()),
         sending: input.sending.clone(),
         via,
@@ -219,6 +230,9 @@ impl Lane {
                 self.probe();
                 continue;
             }
+            if let Some(max) = self.shared.probe.take_request() {
+                self.send_trains(max);
+            }
             self.drop_worthless();
             let idle_until = self.feed(now);
             // Before anyone sees that the last round is over, so that what follows builds on it.
@@ -229,7 +243,9 @@ impl Lane {
                 std::thread::sleep(wait.min(TICK));
                 continue;
             }
-            match self.transmit(now) {
+            // A burst is spread over the blocks that are on their way, so nothing goes out while others could join them.
+            let is_filling = self.transmitter.interleaver().has_room() && !self.encoding.is_empty();
+            match if is_filling && !self.transmitter.is_due(now) { 0 } else { self.transmit(now) } {
                 0 => self.idle(now, idle_until),
                 bytes => self.pacer.sent(now, bytes),
             }

@@ -20,6 +20,7 @@ mod ingest;
 mod init;
 mod lane;
 mod link_key;
+mod probe;
 mod provider_zip;
 mod random;
 mod receivers;

@@ -6,6 +6,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use rustix::fs::{Mode, OFlags};
+
 use super::{PackError, fact};
 use crate::id::{BlockId, BlockNo, PackId};
 use crate::limits::BLOCK_BYTES;
@@ -149,6 +151,13 @@ impl PackStore {
     /// The blocks that are condemned.
     pub fn condemned(&self) -> BTreeSet<BlockId> {
         self.condemned.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A file in the folder that has no name (`O_TMPFILE`, open(2)): it is gone when it is closed.
+    pub fn nameless(&self) -> Result<File, PackError> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&self.dir, flags, Mode::RUSR | Mode::WUSR);
+        file.map(File::from).map_err(|errno| PackError::io("make a file in", &self.dir)(errno.into()))
     }
 
     /// Makes what was written to the pack durable.

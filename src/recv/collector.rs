@@ -4,6 +4,7 @@
 //! disk with the symbols that it has, and comes back when another of its symbols does, be it in a later round.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
 use crate::fec::{Added, Block, Collecting, Oti};
@@ -53,10 +54,50 @@ struct Entry {
     touched: Instant,
 }
 
+/// Hashes a key for the lookup that each symbol needs. Keys come authenticated, so nobody chooses them to collide; and
+/// pack ids are random, so that they need little mixing.
+#[derive(Debug, Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, octets: &[u8]) {
+        for piece in octets.chunks(8) {
+            let mut word = [0; 8];
+            word.iter_mut().zip(piece).for_each(|(to, from)| *to = *from);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u8(&mut self, number: u8) {
+        self.write_u64(number.into());
+    }
+
+    fn write_u16(&mut self, number: u16) {
+        self.write_u64(number.into());
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(number.into());
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // Multiplication by an odd number with bits all over: Fibonacci hashing.
+        self.0 = (self.0.rotate_left(23) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.write_u64(number as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(32)
+    }
+}
+
 /// The blocks that are being collected, over all lanes.
 pub struct Collector {
     capacity: usize,
-    entries: HashMap<BlockKey, Entry>,
+    entries: HashMap<BlockKey, Entry, BuildHasherDefault<KeyHasher>>,
     spilled: HashSet<BlockKey>,
     done_blocks: BTreeMap<PackId, Vec<u64>>,
     done_objects: HashSet<(ObjectId, Sbn)>,
@@ -76,7 +117,7 @@ impl Collector {
     pub fn new(capacity: usize, spilled: impl IntoIterator<Item = BlockKey>) -> Self {
         Self {
             capacity: capacity.max(1),
-            entries: HashMap::new(),
+            entries: HashMap::default(),
             spilled: spilled.into_iter().collect(),
             done_blocks: BTreeMap::new(),
             done_objects: HashSet::new(),
@@ -109,10 +150,13 @@ impl Collector {
             return;
         }
         let key = BlockKey { object, sbn, oti };
-        if !self.entries.contains_key(&key) {
+        // Most symbols are of blocks that are open.
+        let mut added = self.add(now, key, esi, symbol);
+        if added.is_none() {
             self.open(now, key);
+            added = self.add(now, key, esi, symbol);
         }
-        match self.add(now, key, esi, symbol) {
+        match added {
             Some(Added::Duplicate) => self.stats.duplicates += 1,
             Some(Added::New | Added::Enough) => self.stats.symbols += 1,
             None => {}
@@ -176,7 +220,7 @@ impl Collector {
                 if was_spilled {
                     self.actions.push_back(Action::Load(key));
                 }
-                Block::new(key.oti, key.sbn, self.buffers.pop().unwrap_or_default())
+                Block::new(key.oti, key.sbn, self.take_buffer())
             }
         };
         self.entries.insert(key, Entry { block, touched: now });
@@ -240,6 +284,11 @@ impl Collector {
     /// Says that it is not there after all: it was not the one that the index names, or it was damaged.
     pub fn mark_missing(&mut self, object: ObjectId, sbn: Sbn) {
         self.set_done(object, sbn, false);
+    }
+
+    /// Gives out a buffer that was recycled, or an empty one.
+    pub fn take_buffer(&mut self) -> Vec<u8> {
+        self.buffers.pop().unwrap_or_default()
     }
 
     /// Takes a buffer that is not needed any more.

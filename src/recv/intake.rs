@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::id::{LaneId, SessionNo};
 use crate::limits::SESSION_CHECKS_PER_S;
 use crate::link::{LinkVerifier, OpenError, Opener, Paired, SessionSecret};
-use crate::wire::{Beacon, Outer, SessionOffer, SymbolHeader, Version, WireError};
+use crate::wire::{Beacon, Outer, Probe, SessionOffer, SymbolHeader, Version, WireError};
 
 /// Why a datagram changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -39,6 +39,8 @@ pub enum Intaken<'a> {
     Beacon(Beacon),
     /// A beacon that was overtaken.
     OldBeacon,
+    /// A probe.
+    Probe(Probe),
 }
 
 /// A session that was checked and is not in use yet.
@@ -193,6 +195,9 @@ impl Intake {
         }
         if plain.first() == Some(&1) {
             SymbolHeader::parse(plain)?;
+        }
+        if plain.first() == Some(&3) {
+            return Ok(Intaken::Probe(Probe::parse(plain)?));
         }
         let beacon = Beacon::parse(plain)?;
         if self.newest_beacon.is_some_and(|newest| sequence < newest) {

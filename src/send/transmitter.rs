@@ -6,7 +6,7 @@ use super::Interleaver;
 use super::interleave::Finished;
 use crate::limits::{BEACON_INTERVAL, SESSION_INTERVAL};
 use crate::link::{SealError, Sealer};
-use crate::wire::{Beacon, SEALED_HEADER_BYTES, SYMBOL_HEADER_BYTES, TAG_BYTES};
+use crate::wire::{Beacon, Probe, SEALED_HEADER_BYTES, SYMBOL_HEADER_BYTES, TAG_BYTES};
 
 /// For this long after a start only sessions and beacons go out, so that no data is lost before the receiver knows the
 /// session, however many of its first datagrams are.
@@ -101,6 +101,21 @@ impl Transmitter {
         out.resize(out.len() + TAG_BYTES, 0);
         self.sealer.seal(out.get_mut(start..).unwrap_or_default())?;
         Ok(Some(Transmitted { bytes: out.len() - start, finished }))
+    }
+
+    /// Appends a probe as large as the lane's largest datagram.
+    pub fn write_probe(&mut self, probe: &Probe, out: &mut Vec<u8>) -> Result<usize, SealError> {
+        let start = out.len();
+        out.resize(start + SEALED_HEADER_BYTES, 0);
+        probe.encode(out);
+        out.resize(start + SEALED_HEADER_BYTES + SYMBOL_HEADER_BYTES + self.symbol_bytes + TAG_BYTES, 0);
+        self.sealer.seal(out.get_mut(start..).unwrap_or_default())?;
+        Ok(out.len() - start)
+    }
+
+    /// Whether a session or a beacon is due.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.poll_timeout().is_none_or(|due| now >= due)
     }
 
     /// Appends a beacon as large as the lane's largest datagram, whatever is due: whether a lane works that did not is

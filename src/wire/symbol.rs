@@ -59,16 +59,39 @@ impl SymbolHeader {
             ObjectId::Index(tag) => (1, tag.0, self.sbn.0),
             ObjectId::Trust(tag) => (2, tag.0, self.sbn.0),
         };
-        let mut out = [0; SYMBOL_HEADER_BYTES];
         let scheme = FecScheme::ReedSolomon16 as u8;
-        let fields = [KIND_SYMBOL, scheme, kind, self.oti.repair_log2()]
-            .into_iter()
-            .chain(self.oti.transfer_bytes().to_be_bytes())
-            .chain(name)
-            .chain(number.to_be_bytes())
-            .chain(self.esi.0.to_be_bytes());
-        out.iter_mut().zip(fields).for_each(|(place, octet)| *place = octet);
-        out
+        let [f0, f1, f2, f3] = self.oti.transfer_bytes().to_be_bytes();
+        let [n0, n1, n2, n3, n4, n5, n6, n7] = name;
+        let [b0, b1, b2, b3] = number.to_be_bytes();
+        let [e0, e1, e2, e3] = self.esi.0.to_be_bytes();
+        // For each datagram: written as one array, it is a few stores.
+        let log2 = self.oti.repair_log2();
+        [
+            KIND_SYMBOL,
+            scheme,
+            kind,
+            log2,
+            f0,
+            f1,
+            f2,
+            f3,
+            n0,
+            n1,
+            n2,
+            n3,
+            n4,
+            n5,
+            n6,
+            n7,
+            b0,
+            b1,
+            b2,
+            b3,
+            e0,
+            e1,
+            e2,
+            e3,
+        ]
     }
 
     /// Reads header and symbol; everything that it returns is within bounds.

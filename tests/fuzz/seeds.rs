@@ -149,7 +149,7 @@ fn wire(seeds: &mut Vec<Seed>) {
             seeds.push(("datagram", name.to_owned(), [&[0], octets.as_slice()].concat()));
             let unsigned = octets.len() - 64;
             seeds.push(("datagram", format!("{name}-to-be-signed"), [&[1], &octets[..unsigned]].concat()));
-        } else if name.starts_with("symbol") || name.starts_with("beacon") {
+        } else if name.starts_with("symbol") || name.starts_with("beacon") || name.starts_with("probe") {
             // The true one would be taken, as the fuzzer could not have made it.
             let mut forged = [&[0], octets.as_slice()].concat();
             forged.last_mut().into_iter().for_each(|octet| *octet ^= 1);

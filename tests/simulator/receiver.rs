@@ -120,6 +120,7 @@ impl<'a> High<'a> {
             }
             Ok(Intaken::Beacon(_)) => Verdict::Beacon,
             Ok(Intaken::OldBeacon) => Verdict::OldBeacon,
+            Ok(Intaken::Probe(probe)) => panic!("nobody has sent {probe:?}"),
             Err(Reject::Open(diodesync::link::OpenError::Replay(_))) => Verdict::Replayed,
             Err(_) => Verdict::Refused,
         };

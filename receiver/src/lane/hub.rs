@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use diodesync::fec::Oti;
 use diodesync::id::Sbn;
-use diodesync::limits::COLLECTING_MAX;
+use diodesync::limits::{BLOCK_BYTES, COLLECTING_MAX};
 use diodesync::link::{LinkVerifier, OpenError, Paired};
 use diodesync::pack::PackStore;
 use diodesync::recv::{Action, Assembled, Assembler, Collector};
@@ -56,6 +56,8 @@ struct State {
     /// The sender's clock in the newest beacon, and when that came.
     newest_beacon: Option<(u64, Instant)>,
     idle_due: Option<Instant>,
+    /// Octets of probes that make no block yet.
+    probed_bytes: usize,
 }
 
 impl Hub {
@@ -80,6 +82,7 @@ impl Hub {
             mismatched: 0,
             newest_beacon: None,
             idle_due: None,
+            probed_bytes: 0,
         };
         let senders = Senders { generation: 0, keys: paired.senders.clone() };
         Ok(Self { packs, judge, inbox, state: Mutex::new(state), senders: Mutex::new(senders) })
@@ -117,8 +120,9 @@ impl Hub {
     }
 
     /// Takes authentic symbols.
-    pub fn place(&self, now: Instant, symbols: &[(SymbolHeader, &[u8])]) {
-        if symbols.is_empty() {
+    pub fn place<'a>(&self, now: Instant, symbols: impl Iterator<Item = &'a (SymbolHeader, &'a [u8])>) {
+        let mut symbols = symbols.peekable();
+        if symbols.peek().is_none() {
             return;
         }
         let mut state = self.lock();
@@ -126,6 +130,19 @@ impl Hub {
             state.collector.handle_symbol(now, header, symbol);
         }
         self.act(&mut state, now);
+    }
+
+    /// Has the workers do for the octets of a probe what they would do for those of a symbol, so that a rate counts as
+    /// clean only if they keep up with it too.
+    pub fn take_probe(&self, bytes: usize) {
+        let mut state = self.lock();
+        state.probed_bytes += bytes;
+        if state.probed_bytes >= BLOCK_BYTES {
+            state.probed_bytes -= BLOCK_BYTES;
+            let mut buffer = state.collector.take_buffer();
+            buffer.resize(BLOCK_BYTES, 0);
+            state.workers.exercise(buffer);
+        }
     }
 
     /// Takes a beacon to the publisher, if none was newer.
@@ -206,6 +223,7 @@ impl Hub {
                     held.push(id);
                     state.collector.recycle(buffer);
                 }
+                Outcome::Exercised(buffer) => state.collector.recycle(buffer),
                 Outcome::Piece(key, octets) => {
                     state.partials.forget(key.object);
                     self.take_piece(state, key.object, key.oti, key.sbn, octets);

@@ -14,6 +14,13 @@ const RECEIVE_BUFFER_BYTES: usize = 32 << 20;
 /// Octets of one buffer: what the kernel joins into one by GRO.
 const BUFFER_BYTES: usize = 65_536;
 
+/// Pauses are worth it on fast lanes only.
+const PAUSE_RATE_MIN: u64 = 200_000_000;
+/// A shorter sleep is none.
+const PAUSE_MIN: Duration = Duration::from_micros(100);
+/// A longer one would save nothing more.
+const PAUSE_MAX: Duration = Duration::from_millis(1);
+
 /// A UDP socket that receives batches of datagrams.
 #[derive(Debug)]
 pub struct LaneSocket {
@@ -94,6 +101,11 @@ impl Buffers {
         Ok(())
     }
 
+    /// Whether more may have come than was taken.
+    pub fn is_full(&self) -> bool {
+        self.filled == BATCH_SIZE
+    }
+
     /// What came: datagrams end to end, each of as many octets as stand beside them, but for a shorter last one.
     pub fn received(&mut self) -> impl Iterator<Item = (&mut [u8], usize)> {
         let buffers = self.octets.chunks_mut(BUFFER_BYTES).zip(&self.metas).take(self.filled);
@@ -102,10 +114,33 @@ impl Buffers {
     }
 }
 
+/// How long to let datagrams pile up in the kernel's buffer once it was emptied, at the rate at which they come: a
+/// wake-up for each of them would cost more than taking it. A sixteenth of the buffer is used for that, for the kernel
+/// counts up to twice the octets, and a thread may sleep longer than it wanted.
+pub fn pause(buffer_bytes: usize, rate_bits_per_s: u64) -> Duration {
+    let time = Duration::from_secs_f64(buffer_bytes as f64 / 2.0 / rate_bits_per_s.max(1) as f64);
+    if rate_bits_per_s < PAUSE_RATE_MIN || time < PAUSE_MIN { Duration::ZERO } else { time.min(PAUSE_MAX) }
+}
+
 fn wait_readable(socket: impl AsFd, wait: Duration) -> io::Result<()> {
     let mut fds = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::IN)];
     let wait =
         rustix::event::Timespec::try_from(wait).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     rustix::event::poll(&mut fds, Some(&wait))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_fills_a_small_part_of_the_buffer() {
+        let (stock, large) = (2 * 212_992, 64 << 20);
+        assert_eq!(pause(large, 10_000_000), Duration::ZERO, "slow: each datagram at once");
+        assert_eq!(pause(large, 5_000_000_000), PAUSE_MAX);
+        let short = pause(stock, 1_000_000_000);
+        assert!((PAUSE_MIN..Duration::from_micros(250)).contains(&short), "{short:?}");
+        assert_eq!(pause(stock, 10_000_000_000), Duration::ZERO);
+    }
 }

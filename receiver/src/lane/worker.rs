@@ -11,6 +11,7 @@ use diodesync::pack::PackStore;
 use diodesync::recv::BlockKey;
 use diodesync::wire::ObjectId;
 
+use super::exercise::Exercise;
 use crate::handover::{Claim, Judge};
 
 /// What became of a block.
@@ -20,12 +21,19 @@ pub enum Outcome {
     Held(BlockId, Vec<u8>),
     /// It is a source block of an index or a trust bundle.
     Piece(BlockKey, Vec<u8>),
+    /// The octets of probes; their buffer comes back.
+    Exercised(Vec<u8>),
     /// It cannot be kept; its buffer comes back. True if it is not the block that the index names.
     Dropped(BlockKey, Vec<u8>, bool),
 }
 
-/// A block with enough symbols.
-type Work = (BlockKey, Block<Collecting>);
+/// What a worker does next.
+enum Work {
+    /// A block with enough symbols.
+    Block(BlockKey, Block<Collecting>),
+    /// As many octets as a block has, of probes: they cost what a block costs, and are nothing.
+    Exercise(Vec<u8>),
+}
 
 /// A few threads behind a bounded queue.
 #[derive(Debug)]
@@ -60,7 +68,14 @@ impl Workers {
     /// Has a block decoded.
     pub fn decode(&self, key: BlockKey, block: Block<Collecting>) {
         if let Some(blocks) = &self.blocks {
-            let _ = blocks.send((key, block));
+            let _ = blocks.send(Work::Block(key, block));
+        }
+    }
+
+    /// Has the work done that a block makes, for nothing.
+    pub fn exercise(&self, octets: Vec<u8>) {
+        if let Some(blocks) = &self.blocks {
+            let _ = blocks.send(Work::Exercise(octets));
         }
     }
 
@@ -81,19 +96,30 @@ pub struct Worker {
     packs: Arc<PackStore>,
     judge: Arc<dyn Judge>,
     codec: Codec,
+    exercise: Exercise,
 }
 
 impl Worker {
     /// One that writes into these packs.
     pub fn new(packs: Arc<PackStore>, judge: Arc<dyn Judge>) -> Self {
-        Self { packs, judge, codec: Codec::default() }
+        Self { packs, judge, codec: Codec::default(), exercise: Exercise::default() }
     }
 
     fn run(mut self, queue: &Mutex<Receiver<Work>>, done: &Sender<Outcome>) {
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok((key, block)) = next else { return };
-            if done.send(self.work(key, block)).is_err() {
+            let outcome = match next {
+                Ok(Work::Block(key, block)) => {
+                    self.exercise.end();
+                    self.work(key, block)
+                }
+                Ok(Work::Exercise(octets)) => {
+                    self.exercise.work(&self.packs, &octets);
+                    Outcome::Exercised(octets)
+                }
+                Err(_) => return,
+            };
+            if done.send(outcome).is_err() {
                 return;
             }
         }

@@ -344,6 +344,7 @@ fn take_datagrams(world: &World, high: &mut High, plains: &[Vec<u8>]) -> (bool, 
             match worker.work(key, block) {
                 Outcome::Held(id, _) => high.notices.send(Notice::Held(vec![id])).unwrap(),
                 Outcome::Dropped(_, _, is_wrong) => is_mismatched |= is_wrong,
+                Outcome::Exercised(_) => panic!("nobody probes"),
                 Outcome::Piece(key, octets) => {
                     match assembler.handle_block(key.object, key.oti, key.sbn, octets) {
                         Assembled::Whole(whole) => high.inbox.put(key.object, &whole).unwrap(),

@@ -11,6 +11,7 @@ use diodesync::limits::BLOCK_BYTES;
 use diodesync::pack::PackStore;
 use diodesync::send::Job;
 use diodesync::wire::ObjectId;
+use diodesync_control::service::yield_to_others;
 
 /// A release's number of order, a job, and its block; none if it could not be read.
 type Encoded = (u64, Job, Option<EncodedBlock>);
@@ -39,11 +40,15 @@ type Buffers = Arc<Mutex<Vec<(Vec<u8>, Vec<u8>)>>>;
 /// Threads: encoding at 2 GB/s, one keeps up with any lane on its own, two hide reading.
 const THREADS: usize = 2;
 /// Pairs of buffers kept for the next blocks.
-const BUFFERS_MAX: usize = 8;
+const BUFFERS_MAX: usize = 16;
+/// How much an encoder steps back if it is to yield.
+const ENCODER_NICE: i32 = 10;
 
 impl Encoders {
-    /// Starts the threads; they end when this is dropped.
-    pub fn start(packs: Arc<PackStore>) -> anyhow::Result<Self> {
+    /// Starts the threads; they end when this is dropped. With `is_yielding` they take what the machine has left: a lane
+    /// that goes as fast as it can must not do so at the cost of whoever else needs the processors, least of all of a
+    /// receiver on the same machine.
+    pub fn start(packs: Arc<PackStore>, is_yielding: bool) -> anyhow::Result<Self> {
         let (jobs, queue) = channel::<(u64, Job, Control)>();
         let (done, blocks) = channel();
         let queue = Arc::new(Mutex::new(queue));
@@ -51,6 +56,9 @@ impl Encoders {
         for number in 0..THREADS {
             let (queue, done, packs, buffers) = (queue.clone(), done.clone(), packs.clone(), buffers.clone());
             let work = move || {
+                if is_yielding {
+                    yield_to_others(ENCODER_NICE);
+                }
                 let mut codec = Codec::default();
                 loop {
                     let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();

@@ -22,6 +22,14 @@ impl Pulse {
     }
 }
 
+/// Has the calling thread take second place (`nice`, setpriority(2): on Linux that is a thread's own) behind what must
+/// not wait, like a socket. Where that is not allowed it goes on as it is.
+pub fn yield_to_others(nice: i32) {
+    if let Err(error) = rustix::process::setpriority_process(None, nice) {
+        tracing::debug!(%error, "the thread's priority stays as it is");
+    }
+}
+
 fn tell(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::debug!(%error, "the service manager cannot be told");

@@ -10,7 +10,7 @@ use diodesync::limits::DATAGRAM_BYTES_MAX;
 use diodesync::link::{LinkKey, Paired, PairingSecret, ReceiverKey, Sealer};
 use diodesync::recv::{Action, Assembled, Assembler, BlockKey, Collector, Intake, Intaken};
 use diodesync::wire::{
-    Beacon, ObjectId, Outer, SEALED_HEADER_BYTES, SessionOffer, SymbolHeader, TAG_BYTES, Version,
+    Beacon, ObjectId, Outer, Probe, SEALED_HEADER_BYTES, SessionOffer, SymbolHeader, TAG_BYTES, Version,
 };
 use ed25519_dalek::Signer;
 
@@ -134,10 +134,20 @@ fn taken(Ends { intake, sealer, now, unopened }: &mut Ends, plain: &[u8]) {
             let fill = plain.strip_prefix(again.as_slice()).expect("one beacon has one encoding");
             assert!(fill.iter().all(|octet| *octet == 0));
         }
+        Ok(Intaken::Probe(probe)) => {
+            let mut again = Vec::new();
+            probe.encode(&mut again);
+            let fill = plain.strip_prefix(again.as_slice()).expect("one probe has one encoding");
+            assert!(fill.iter().all(|octet| *octet == 0));
+        }
         Ok(other) => panic!("{other:?}"),
         Err(error) => {
             assert!(!error.to_string().is_empty());
-            assert!(Beacon::parse(plain).is_err() && SymbolHeader::parse(plain).is_err());
+            assert!(
+                Probe::parse(plain).is_err()
+                    && Beacon::parse(plain).is_err()
+                    && SymbolHeader::parse(plain).is_err()
+            );
         }
     }
     // One without octets is not opened, and as good as lost.

@@ -78,7 +78,7 @@ pub fn one_file(stand: &mut Stand, bytes: u64) -> Result<Wire> {
                     wire.sessions += octets;
                 }
                 Intaken::SameSession => wire.sessions += octets,
-                Intaken::Beacon(_) | Intaken::OldBeacon => wire.beacons += octets,
+                Intaken::Beacon(_) | Intaken::OldBeacon | Intaken::Probe(_) => wire.beacons += octets,
             }
         }
     }
