@@ -20,9 +20,9 @@ fn probe_of(pair: &Pair) -> Value {
 fn wait_trains(pair: &Pair, count: usize, after_ms: u64) -> Value {
     wait_for("the trains", MINUTE, || {
         let probe = probe_of(pair);
-        let whole = probe["trains"].as_array().map_or(0, |trains| {
-            trains.iter().filter(|train| train["rate_bits_per_s"].is_u64()).count()
-        });
+        let whole = probe["trains"]
+            .as_array()
+            .map_or(0, |trains| trains.iter().filter(|train| train["rate_bits_per_s"].is_u64()).count());
         Ok((whole == count && probe["began_ms"].as_u64() > Some(after_ms)).then_some(probe))
     })
     .unwrap()
