@@ -1,4 +1,4 @@
-//! The control interface: what the commands, and later a dashboard, ask of the daemon.
+//! The control interface: what the commands and the dashboard ask of the daemon.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,6 +14,7 @@ use diodesync::journal::SledJournal;
 use diodesync::link::Paired;
 use diodesync::pack::{Disk, PackError, PackStore};
 use diodesync::quantity::Span;
+use diodesync_control::dashboard::Trouble;
 use diodesync_control::{ApiError, VerifyJob, VerifyState, clock_ms, clock_s, on_thread};
 
 use crate::apt::Signer;
@@ -71,6 +72,8 @@ pub struct Daemon {
     pub notices: Sender<Notice>,
     /// `verify`.
     pub verify: VerifyJob,
+    /// What is wrong with the dashboard.
+    pub dashboard: Trouble,
 }
 
 /// How the roles are that this process may not fill.
@@ -150,7 +153,8 @@ async fn acknowledge_clock(State(daemon): State<Arc<Daemon>>) -> Result<Json<ser
 }
 
 impl Daemon {
-    fn status(&self) -> Status {
+    /// What `status` answers.
+    pub fn status(&self) -> Status {
         let (lanes, publish) = (self.lanes.view(), self.publish.view());
         let clock_ms = clock_ms();
         let skew_ms = publish.beacon.as_ref().map(|(beacon, then)| {
@@ -288,7 +292,8 @@ impl Daemon {
         names.into_iter().map(channel).collect()
     }
 
-    fn missing(&self) -> Missing {
+    /// What `missing` answers.
+    pub fn missing(&self) -> Missing {
         let publish = self.publish.view();
         let mut releases: Vec<MissingRelease> = publish
             .arrivals
@@ -423,6 +428,9 @@ impl Daemon {
         }
         if let Some(why) = &publish.failure {
             alarm("publisher", why.clone());
+        }
+        if let Some(why) = self.dashboard.text() {
+            alarm("dashboard", why);
         }
         for (channel, release) in
             channels.iter().flat_map(|c| c.releases.iter().map(move |r| (&c.channel, r)))

@@ -10,6 +10,7 @@ use diodesync::id::{Channel, LaneId};
 use diodesync::limits::LANES_MAX;
 use diodesync::quantity::{parse_bytes, parse_duration};
 use diodesync::release::retention::{KEEP_DEFAULT, Keep, check_keep};
+use diodesync_control::dashboard;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
@@ -40,6 +41,9 @@ pub struct Config {
     /// Mirrors that are pushed to.
     #[serde(default, rename = "mirror", deserialize_with = "read_apart")]
     pub mirrors: Vec<MirrorConfig>,
+    /// Pages, API and metrics for this host.
+    #[serde(default)]
+    pub dashboard: dashboard::Config,
 }
 
 /// Passes over tables that are read key by key, to name the place of a mistake.
@@ -187,6 +191,11 @@ impl Config {
         self.channel.iter().map(keep).collect()
     }
 
+    /// Where the dashboard listens if nothing is said.
+    pub fn dashboard_default() -> dashboard::Listen {
+        dashboard::Listen::Tcp(SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 7481)))
+    }
+
     /// The control socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.join("run/control.sock")
@@ -247,6 +256,12 @@ hosts = {hosts:?}
 [trust]
 # A greater difference of the two clocks holds publication until a clock is set, or: diode-receiver acknowledge-clock
 # skew_max = "5m"
+
+# Pages, /api/v1 and /metrics, for this host alone: an address of its own, "unix:/PATH", or "off".
+[dashboard]
+# listen = "127.0.0.1:7481"
+# Further names under which browsers reach it, as behind a proxy with TLS and accounts:
+# hosts = ["diodesync.site.example"]
 "#
         )
     }

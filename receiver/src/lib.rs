@@ -14,6 +14,7 @@ mod apt;
 mod certs;
 mod cli;
 mod config;
+mod dashboard;
 #[doc(hidden)]
 pub mod fuzz;
 mod handover;

@@ -12,6 +12,7 @@ use diodesync::journal::{Journal, SledJournal};
 use diodesync::link::Paired;
 use diodesync::pack::PackStore;
 use diodesync::trust::TrustState;
+use diodesync_control::dashboard::Dashboard;
 use diodesync_control::{DirLock, clock_s, service};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -151,6 +152,7 @@ impl Publisher {
             journal: self.journal.clone(),
             notices: self.notices.clone(),
             verify: Default::default(),
+            dashboard: Default::default(),
             config,
         })
     }
@@ -403,8 +405,15 @@ fn https(
 }
 
 async fn control(daemon: Arc<Daemon>, stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let socket = daemon.config.socket();
-    diodesync_control::serve(&socket, api::router(daemon), until(stopped)).await
+    let (socket, config) = (daemon.config.socket(), &daemon.config);
+    let default = Config::dashboard_default();
+    let dashboard =
+        Dashboard::start(daemon.clone(), &config.dashboard, default, &config.dir, daemon.dashboard.clone())?;
+    let result = diodesync_control::serve(&socket, api::router(daemon.clone()), until(stopped)).await;
+    if let Some(dashboard) = dashboard {
+        dashboard.stop();
+    }
+    result
 }
 
 /// Goes over to a certificate whose files were replaced.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use diodesync::id::{Channel, ReleaseNo};
 use diodesync::link::Paired;
 use diodesync::release::index::Index;
@@ -60,20 +60,24 @@ pub fn make(
     Ok(Some(ticket.encode(paired.link, &paired.secret)))
 }
 
-/// A ticket as QR codes for a terminal (ISO/IEC 18004, alphanumeric), one below the other; read in their order they are
-/// the ticket.
-pub fn qr(ticket: &str) -> anyhow::Result<String> {
+/// A ticket as QR codes (ISO/IEC 18004, alphanumeric); read in their order they are the ticket.
+pub fn codes(ticket: &str) -> anyhow::Result<Vec<QrCode>> {
     let lines: Vec<&str> = ticket.lines().collect();
-    let codes = lines.chunks(QR_LINES).count();
-    let mut out = String::new();
-    for (at, lines) in lines.chunks(QR_LINES).enumerate() {
+    let code = |lines: &[&str]| {
         // Spaces say nothing in a ticket, and cost a reader a larger code.
         let text: String = lines.concat().chars().filter(|c| !c.is_whitespace()).collect();
-        let Ok(code) = QrCode::encode_text(&text, QrCodeEcc::Low) else {
-            bail!("the ticket fits no QR code")
-        };
-        if codes > 1 {
-            out.push_str(&format!("{} of {codes}\n", at + 1));
+        QrCode::encode_text(&text, QrCodeEcc::Low).ok().context("the ticket fits no QR code")
+    };
+    lines.chunks(QR_LINES).map(code).collect()
+}
+
+/// A ticket as QR codes for a terminal, one below the other.
+pub fn qr(ticket: &str) -> anyhow::Result<String> {
+    let codes = codes(ticket)?;
+    let mut out = String::new();
+    for (at, code) in codes.iter().enumerate() {
+        if codes.len() > 1 {
+            out.push_str(&format!("{} of {}\n", at + 1, codes.len()));
         }
         // Two modules in a character, dark on light whatever the terminal's colours are.
         let range = -QR_MARGIN..code.size() + QR_MARGIN;

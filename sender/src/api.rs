@@ -1,4 +1,4 @@
-//! The control interface: what the commands, and later a dashboard, ask of the daemon.
+//! The control interface: what the commands and the dashboard ask of the daemon.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,12 +11,14 @@ use diodesync::id::{Channel, LinkId, ReleaseNo, Sha256};
 use diodesync::journal::SledJournal;
 use diodesync::link::ReceiverPublic;
 use diodesync::pack::{Disk, PackError, PackStore};
+use diodesync_control::dashboard::Trouble;
 use diodesync_control::{ApiError, VerifyJob, VerifyState, clock_ms, clock_s, on_thread};
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
+use crate::dashboard::Changes;
 use crate::export::{self, Exports};
 use crate::ingest::SharedStore;
 use crate::init::Keys;
@@ -64,6 +66,10 @@ pub struct Daemon {
     pub housekeeping: Mutex<Vec<String>>,
     /// `verify`.
     pub verify: VerifyJob,
+    /// What releases changed.
+    pub changes: Changes,
+    /// What is wrong with the dashboard.
+    pub dashboard: Trouble,
 }
 
 /// The body of a release request.
@@ -174,22 +180,7 @@ async fn resend(
     State(daemon): State<Arc<Daemon>>,
     Json(request): Json<resend::Request>,
 ) -> Result<Json<Vec<Again>>, ApiError> {
-    on_thread("resend", move || {
-        let _one_at_a_time = daemon.releaser.lock().unwrap_or_else(PoisonError::into_inner);
-        let (sent, path) = {
-            let store = daemon.store.lock().unwrap_or_else(PoisonError::into_inner);
-            let (link, secret) = (daemon.link, &daemon.keys.pairing);
-            let ticket = request.into_ticket(link, secret, clock_s());
-            resend::take(&store, &daemon.config.dir, link, secret, &ticket)?
-        };
-        let mut answer = Vec::new();
-        for (again, outgoing) in sent {
-            daemon.sending.resend(outgoing, path.clone());
-            answer.push(again);
-        }
-        Ok(answer)
-    })
-    .await
+    on_thread("resend", move || daemon.resend(request)).await
 }
 
 async fn verify_state(State(daemon): State<Arc<Daemon>>) -> Json<VerifyState> {
@@ -227,6 +218,23 @@ impl Daemon {
         let (cut, outgoing) = release::cut(&self.store, &self.keys, channel, full, now_s, days)?;
         self.sending.send(outgoing);
         Ok(cut)
+    }
+
+    /// Has what a ticket asks for sent.
+    pub fn resend(&self, request: resend::Request) -> anyhow::Result<Vec<Again>> {
+        let _one_at_a_time = self.releaser.lock().unwrap_or_else(PoisonError::into_inner);
+        let (sent, path) = {
+            let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+            let (link, secret) = (self.link, &self.keys.pairing);
+            let ticket = request.into_ticket(link, secret, clock_s());
+            resend::take(&store, &self.config.dir, link, secret, &ticket)?
+        };
+        let mut answer = Vec::new();
+        for (again, outgoing) in sent {
+            self.sending.resend(outgoing, path.clone());
+            answer.push(again);
+        }
+        Ok(answer)
     }
 
     /// Whether it is time to send everything of a channel again.
@@ -297,6 +305,7 @@ impl Daemon {
         let lanes = self.lanes.iter().map(|lane| lane_status(lane, &mut alarms)).collect();
         let disk = self.packs.disk(self.freed_bytes.load(Ordering::Relaxed));
         alarms.extend(self.storage_alarms(&disk));
+        alarms.extend(self.dashboard.text().map(|text| Alarm { id: "dashboard".to_owned(), text }));
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let mut channels: Vec<Channel> = store.newest.keys().cloned().collect();
         channels.extend(store.staged.values().map(|index| index.channel.clone()));

@@ -12,6 +12,7 @@ use diodesync::quantity::{Rate, parse_bytes, parse_duration, parse_percent};
 use diodesync::release::retention::{KEEP_DEFAULT, check_keep};
 use diodesync::send::{ChannelSettings, RateWindow, RateWindows, RoundSettings};
 use diodesync::wire::symbol_bytes_for_mtu;
+use diodesync_control::dashboard;
 use serde::{Deserialize, Deserializer};
 
 /// The largest share of repair symbols that a round can send: see `nominal_repair_log2`.
@@ -34,6 +35,9 @@ pub struct Config {
     /// Lives of signatures.
     #[serde(default)]
     pub trust: Trust,
+    /// Pages, API and metrics for this host.
+    #[serde(default)]
+    pub dashboard: dashboard::Config,
 }
 
 /// Room on the disk.
@@ -299,6 +303,11 @@ impl Config {
         Channels(self.channel.iter().map(|channel| (channel.name.clone(), channel.clone())).collect())
     }
 
+    /// Where the dashboard listens if nothing is said.
+    pub fn dashboard_default() -> dashboard::Listen {
+        dashboard::Listen::Tcp(SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 7480)))
+    }
+
     /// The control socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.join("control.sock")
@@ -348,6 +357,14 @@ name = "main"
 [space]
 # Room that submissions leave free on the file system of the packs.
 # reserve = "1GB"
+
+# Pages, /api/v1 and /metrics, for this host alone: an address of its own, "unix:/PATH", or "off".
+[dashboard]
+# listen = "127.0.0.1:7480"
+# Who knows the token in this file (16 to 256 characters, mode 0600) can cut a release and answer a ticket there:
+# token_file = "keys/dashboard.token"
+# Further names under which browsers reach it, as behind a proxy with TLS and accounts:
+# hosts = ["diodesync.site.example"]
 "#
         )
     }

@@ -64,6 +64,29 @@ pub struct VolumePlan {
     pub files: Vec<(u32, u32, usize)>,
 }
 
+/// An export that is under way.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listed {
+    /// The export.
+    pub export: String,
+    /// The channel.
+    pub channel: Channel,
+    /// The release.
+    pub number: ReleaseNo,
+    /// Blocks.
+    pub blocks: usize,
+    /// Octets of its slots.
+    pub bytes: u64,
+    /// How many volumes may be lost.
+    pub expendable: u32,
+    /// Until when the receiver takes its metadata, seconds since 1970.
+    pub expires_s: u64,
+    /// Volumes.
+    pub volumes: u32,
+    /// Those of them that are on their media.
+    pub volumes_written: u32,
+}
+
 /// The exports of a sender.
 #[derive(Debug)]
 pub struct Exports {
@@ -109,6 +132,46 @@ impl Exports {
         })?;
         serde_json::from_slice(&content)
             .with_context(|| format!("the fact file {} is damaged", path.display()))
+    }
+
+    /// The exports that are under way.
+    pub fn list(&self) -> anyhow::Result<Vec<Listed>> {
+        let list = match std::fs::read_dir(&self.dir) {
+            Ok(list) => list,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(|| format!("cannot list {}", self.dir.display())),
+        };
+        let mut exports = Vec::new();
+        for entry in list {
+            let name = entry?.file_name();
+            let Some(export) = name.to_str().and_then(|name| name.parse::<ExportId>().ok()) else { continue };
+            // Without a plan it was not begun, or is being finished.
+            if fact::read(&self.folder(export).join("plan"))?.is_none() {
+                continue;
+            }
+            let Begun { channel, number, blocks, expendable, expires_s, volumes, .. } =
+                self.describe(export)?;
+            let bytes = volumes.iter().map(|volume| volume.bytes).sum();
+            let volumes = volumes.len() as u32;
+            let mut volumes_written = 0;
+            for volume in 0..volumes {
+                volumes_written += u32::from(self.is_written(export, volume)?);
+            }
+            let export = export.to_string();
+            exports.push(Listed {
+                export,
+                channel,
+                number,
+                blocks,
+                bytes,
+                expendable,
+                expires_s,
+                volumes,
+                volumes_written,
+            });
+        }
+        exports.sort_by(|a, b| a.export.cmp(&b.export));
+        Ok(exports)
     }
 
     /// The blocks that exports under way read: retention keeps them.

@@ -9,6 +9,7 @@
 mod api;
 mod cli;
 mod config;
+mod dashboard;
 mod deb;
 #[cfg(test)]
 mod every_byte;

@@ -10,6 +10,7 @@ use diodesync::journal::{JournalExt, Key, Progress, SledJournal};
 use diodesync::link::ReceiverPublic;
 use diodesync::pack::{PackStore, fact};
 use diodesync::send::{Begin, LaneSlot};
+use diodesync_control::dashboard::Dashboard;
 use diodesync_control::{DirLock, clock_s, service};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -91,6 +92,8 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         freed_bytes: Default::default(),
         housekeeping: Default::default(),
         verify: Default::default(),
+        changes: Default::default(),
+        dashboard: Default::default(),
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(serve(daemon));
@@ -139,8 +142,14 @@ async fn serve(daemon: Arc<Daemon>) -> anyhow::Result<()> {
     let pulses = daemon.lanes.iter().map(|lane| lane.pulse.clone());
     let watchdog = tokio::spawn(service::feed_watchdog(pulses.collect()));
     tracing::info!(socket = %daemon.config.socket().display(), "sender is up");
+    let (config, trouble) = (&daemon.config, daemon.dashboard.clone());
+    let default = Config::dashboard_default();
+    let dashboard = Dashboard::start(daemon.clone(), &config.dashboard, default, &config.dir, trouble)?;
     let result =
         diodesync_control::serve(&daemon.config.socket(), api::router(daemon.clone()), shutdown).await;
+    if let Some(dashboard) = dashboard {
+        dashboard.stop();
+    }
     renewal.abort();
     housekeeping.abort();
     watchdog.abort();

@@ -451,7 +451,8 @@ fn read_number(path: &Path) -> anyhow::Result<Option<u64>> {
     Ok(Some(number.with_context(|| format!("the fact file {} holds no number", path.display()))?))
 }
 
-fn read_index(path: &Path) -> anyhow::Result<Index> {
+/// Reads an index that was released or staged.
+pub fn read_index(path: &Path) -> anyhow::Result<Index> {
     let content = fact::read(path)?.with_context(|| format!("{} is missing", path.display()))?;
     Index::parse(&content).with_context(|| format!("{} is damaged", path.display()))
 }

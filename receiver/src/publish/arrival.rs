@@ -69,6 +69,8 @@ pub struct ArrivalView {
     pub bytes: (u64, u64),
     /// What is not there.
     pub lacking: Arc<Lacking>,
+    /// What it is.
+    pub index: Arc<Index>,
 }
 
 /// What a release lacks, named exactly.
@@ -248,6 +250,7 @@ impl Arrival {
             bytes: (needed.1, needed.1 - self.lacking_bytes),
             // Naming it all takes time, and while blocks still come it says nothing.
             lacking: if stage == Stage::Incomplete { self.lacking() } else { Arc::default() },
+            index: self.index.clone(),
             stage,
         }
     }

@@ -1,8 +1,8 @@
-//! What both programs need around their rules: the control socket (HTTP and JSON over a Unix socket, so that the same
-//! interface can serve a dashboard), the lock that makes a daemon the only one in its folder, progress on a terminal,
-//! and the exit codes.
+//! What both programs need around their rules: the control socket (HTTP and JSON over a Unix socket), the dashboard, the
+//! lock that makes a daemon the only one in its folder, progress on a terminal, and the exit codes.
 
 mod client;
+pub mod dashboard;
 mod progress;
 mod server;
 pub mod service;

@@ -16,13 +16,17 @@
 //! | [`terraform`] | the real `terraform`, in an empty environment |
 //! | [`tmpfs`] | small file systems that a test can fill |
 //! | [`tree`] | file trees that are the same in every run, and their digests |
+//! | [`http`] | a plain HTTP client that says exactly what it is told to |
+//! | [`browser`] | the real Chromium, by WebDriver |
 //! | [`https`] | a small HTTPS client that trusts one CA |
 //! | [`mirror`] | what the receiver serves, and comparing it with what was submitted |
 //! | [`scratch`], [`prng`], [`skip`] | temporary folders, seeded numbers, tests that cannot run here |
 
 pub mod bins;
+pub mod browser;
 pub mod clock;
 pub mod deb;
+pub mod http;
 pub mod https;
 pub mod mirror;
 pub mod netns;

@@ -24,6 +24,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
 
 use crate::bins::bins;
+use crate::http::Http;
 use crate::https::Https;
 use crate::mirror::Mirror;
 use crate::netns::Gap;
@@ -113,6 +114,8 @@ pub struct Side {
     roles: Vec<&'static str>,
     /// Its processes, by role.
     children: BTreeMap<&'static str, Child>,
+    /// What the role that answers commands gets as its standard input, as from a service manager.
+    listener: Option<TcpListener>,
 }
 
 /// The roles of the receiver, as they are started.
@@ -133,7 +136,17 @@ impl Side {
             own_group,
             roles: vec![""],
             children: BTreeMap::new(),
+            listener: None,
         }
+    }
+
+    /// Has the role that answers commands find a listening socket as its standard input, as socket activation gives it,
+    /// from its next start on; the port.
+    pub fn activate(&mut self) -> Result<u16> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let port = listener.local_addr()?.port();
+        self.listener = Some(listener);
+        Ok(port)
     }
 
     /// Has the daemon run as one process for each role, from its next start on.
@@ -278,7 +291,13 @@ impl Side {
             words.extend(["--role".into(), role.into()]);
         }
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let stdin = match &self.listener {
+            Some(listener) if self.roles.first() == Some(&role) => {
+                Stdio::from(std::os::fd::OwnedFd::from(listener.try_clone()?))
+            }
+            _ => Stdio::null(),
+        };
+        command.args(&words[1..]).stdin(stdin).stdout(log.try_clone()?).stderr(log);
         if self.own_group {
             command.process_group(0);
         }
@@ -463,6 +482,8 @@ pub struct Pair {
     /// Everything on disk.
     pub dir: Scratch,
     serve_port: u16,
+    /// The dashboards of sender and receiver; none between namespaces.
+    dashboards: Option<[u16; 2]>,
 }
 
 impl Pair {
@@ -516,7 +537,11 @@ impl Pair {
         if std::env::var_os("DIODESYNC_ROLES").is_some_and(|value| value == "3") {
             high.split();
         }
-        let pair = Self { low, high, route, more: Vec::new(), dir, serve_port };
+        let dashboards = match &route {
+            Route::Link(_) => Some([free_port()?, free_port()?]),
+            Route::Gap(_) => None,
+        };
+        let pair = Self { low, high, route, more: Vec::new(), dir, serve_port, dashboards };
         pair.introduce()?;
         pair.configure(setup, to, listen)?;
         Ok(pair)
@@ -543,6 +568,11 @@ impl Pair {
         self.low.set(&["channel", "round_gap"], setup.round_gap.clone())?;
         low("burst", setup.burst.clone().into())?;
         self.high.set(&["lane", "listen"], listen.to_string())?;
+        for (at, side) in [&self.low, &self.high].into_iter().enumerate() {
+            let port = self.dashboards.and_then(|ports| ports.get(at).copied());
+            let listen = port.map_or("off".to_owned(), |port| format!("127.0.0.1:{port}"));
+            side.set(&["dashboard", "listen"], listen)?;
+        }
         self.high.set(&["serve", "listen"], format!("127.0.0.1:{}", self.serve_port))
     }
 
@@ -602,6 +632,14 @@ impl Pair {
     /// The port of the mirrors.
     pub fn serve_port(&self) -> u16 {
         self.serve_port
+    }
+
+    /// The dashboards of sender and receiver.
+    ///
+    /// # Panics
+    /// Between namespaces there are none.
+    pub fn dashboards(&self) -> [Http; 2] {
+        self.dashboards.expect("dashboards are of a userspace link").map(Http::new)
     }
 
     /// A client of the mirrors, on the receiving side.

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use diodesync_system::bins::{bins, workspace};
+use diodesync_system::http::Http;
 use diodesync_system::prng::Prng;
 use diodesync_system::scratch::Scratch;
 use diodesync_system::side::{Pair, ROLES, Setup};
@@ -27,7 +28,7 @@ fn units(to: &Path) -> Vec<PathBuf> {
     let mut units = Vec::new();
     for entry in std::fs::read_dir(folder()).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_some_and(|kind| kind == "service" || kind == "target") {
+        if path.extension().is_some_and(|kind| kind == "service" || kind == "target" || kind == "socket") {
             let text = std::fs::read_to_string(&path).unwrap();
             let text = text
                 .replace("/usr/bin/diode-receiver", bins.receiver.to_str().unwrap())
@@ -162,6 +163,8 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
     let words =
         ["unshare", "-m", "sh", script.to_str().unwrap(), units.to_str().unwrap(), dir.to_str().unwrap()];
     pair.high.set_wrapper(&words);
+    // What the socket unit gives.
+    let dashboard = Http::new(pair.high.activate().unwrap());
     pair.start().unwrap();
 
     let tree = pair.dir.join("tree");
@@ -263,6 +266,9 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
     }
     let net = within(&pair, "publish", "true");
     assert!(net.status.success());
+    // And yet it answers who looks on: the socket is not its own.
+    let page = dashboard.get_ok("/").unwrap();
+    assert!(page.body.contains("data-release=\"main 3\" data-state=\"published\""), "{}", page.body);
     let pid = pair.high.role_pid("publish").unwrap();
     let ours = std::fs::read_link("/proc/self/ns/net").unwrap();
     assert_ne!(std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap(), ours, "publish has the network");

@@ -467,6 +467,11 @@ fn show_next_commands(pair: &Pair, files: &Digests) -> Result<()> {
     println!("   cd {project}{missing}");
     println!("   TF_CLI_CONFIG_FILE={rc} SSL_CERT_FILE={ca} terraform init");
     println!();
+    let [low_dashboard, high_dashboard] = pair.dashboards();
+    println!("   # the dashboards");
+    println!("   low side   {}/", low_dashboard.origin());
+    println!("   high side  {}/", high_dashboard.origin());
+    println!();
     println!("   # both sides");
     println!("   {sender} status --config {low}");
     println!("   {receiver} status --config {high}");

@@ -1,0 +1,96 @@
+//! `/api/v1` of the receiver, beside what both sides have. Described in `openapi.json`; a test holds both together.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use diodesync::id::{BlockId, Channel, ReleaseNo};
+use diodesync_control::dashboard::Board;
+use diodesync_control::{ApiError, clock_s};
+use serde::{Deserialize, Serialize};
+
+use super::catalog::{Found, Search, search};
+use super::pages::index_of;
+use crate::api::Daemon;
+use crate::status::{Missing, ranges};
+use crate::ticket;
+
+type Shared = State<Arc<Board<Daemon>>>;
+
+/// The handlers.
+pub fn routes() -> Router<Arc<Board<Daemon>>> {
+    Router::new()
+        .route("/api/v1/missing", get(missing))
+        .route("/api/v1/ticket", get(ticket_text))
+        .route("/api/v1/artifacts", get(artifacts))
+        .route("/api/v1/releases/{channel}/{number}/blocks", get(blocks))
+}
+
+async fn missing(State(board): Shared) -> Json<Missing> {
+    Json(board.source.missing())
+}
+
+#[derive(Debug, Serialize)]
+struct TicketText {
+    ticket: Option<String>,
+}
+
+async fn ticket_text(State(board): Shared) -> Result<Json<TicketText>, ApiError> {
+    let ticket = board.work(|board| ticket_of(&board.source)).await?;
+    Ok(Json(TicketText { ticket }))
+}
+
+/// The ticket for what is lacking; none if nothing is.
+pub fn ticket_of(daemon: &Daemon) -> anyhow::Result<Option<String>> {
+    let (site, publish) = (daemon.site.load(), daemon.publish.view());
+    ticket::make(&daemon.config.dir, &daemon.paired, &site, &publish, clock_s())
+}
+
+#[derive(Debug, Deserialize)]
+struct Asked {
+    #[serde(default)]
+    q: String,
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    page: usize,
+}
+
+async fn artifacts(State(board): Shared, Query(asked): Query<Asked>) -> Result<Json<Found>, ApiError> {
+    let asked = Search { text: asked.q, kind: asked.kind, page: asked.page };
+    Ok(Json(board.work(move |board| Ok(search(&board.source, &asked))).await?))
+}
+
+#[derive(Debug, Serialize)]
+struct Blocks {
+    channel: Channel,
+    number: ReleaseNo,
+    blocks_needed: usize,
+    blocks_held: usize,
+    /// As `PACK/FIRST-LAST`.
+    missing: Vec<String>,
+}
+
+async fn blocks(
+    State(board): Shared,
+    Path((channel, number)): Path<(Channel, ReleaseNo)>,
+) -> Result<Response, ApiError> {
+    let found = board.work(move |board| {
+        let Some(index) = index_of(&board.source, &channel, number) else { return Ok(None) };
+        let lacking = index.blocks().filter(|block| !board.source.ledger.holds(block)).map(|block| block.id);
+        let lacking: Vec<BlockId> = lacking.collect();
+        let blocks_needed = index.blocks().count();
+        let blocks_held = blocks_needed - lacking.len();
+        Ok(Some(Blocks { channel, number, blocks_needed, blocks_held, missing: ranges(&lacking) }))
+    });
+    Ok(match found.await? {
+        Some(blocks) => Json(blocks).into_response(),
+        None => {
+            let error = serde_json::json!({ "error": "there is no such release here" });
+            (StatusCode::NOT_FOUND, Json(error)).into_response()
+        }
+    })
+}
