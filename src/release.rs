@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod catalog;
+pub mod constraint;
 pub mod delta;
 pub mod image;
 pub mod index;

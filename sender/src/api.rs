@@ -28,6 +28,7 @@ use crate::probe;
 use crate::release::{self, Cut};
 use crate::resend::{self, Again};
 use crate::sending::Sending;
+use crate::sources::{self, Sources};
 use crate::status::{Alarm, ChannelStatus, LaneStatus, ResendStatus, Status};
 use crate::submit;
 use crate::verify::verify;
@@ -70,6 +71,8 @@ pub struct Daemon {
     pub changes: Changes,
     /// What is wrong with the dashboard.
     pub dashboard: Trouble,
+    /// What is pulled from upstreams.
+    pub sources: Sources,
 }
 
 /// The body of a release request.
@@ -100,6 +103,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/verify", get(verify_state).post(start_verify))
         .merge(export::router())
         .merge(probe::router())
+        .merge(sources::api::router())
         .route("/v1/sign", post(sign))
         .layer(DefaultBodyLimit::disable())
         .with_state(daemon)
@@ -306,6 +310,8 @@ impl Daemon {
         let disk = self.packs.disk(self.freed_bytes.load(Ordering::Relaxed));
         alarms.extend(self.storage_alarms(&disk));
         alarms.extend(self.dashboard.text().map(|text| Alarm { id: "dashboard".to_owned(), text }));
+        let (sources, of_sources) = self.sources.status();
+        alarms.extend(of_sources);
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let mut channels: Vec<Channel> = store.newest.keys().cloned().collect();
         channels.extend(store.staged.values().map(|index| index.channel.clone()));
@@ -367,6 +373,7 @@ impl Daemon {
             clock_ms: clock_ms(),
             lanes,
             channels: channels.collect(),
+            sources,
             disk: disk.ok(),
             alarms,
         }

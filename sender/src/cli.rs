@@ -15,6 +15,7 @@ use crate::api::ReleaseRequest;
 use crate::config::Config;
 use crate::release::Cut;
 use crate::resend::Again;
+use crate::sources::command::sync;
 use crate::status::Status;
 use crate::verify::MEND;
 use crate::withdraw::{self, Listing};
@@ -57,6 +58,14 @@ enum Command {
     /// Hand artifacts to the sender for the next release
     #[command(subcommand)]
     Submit(Submit),
+    /// Pull what is configured as [[source]] now; exit code 1 if something was refused or failed
+    Sync {
+        #[command(flatten)]
+        common: Common,
+        /// Names of sources; all of them, if none is given
+        #[arg(value_name = "SOURCE")]
+        sources: Vec<String>,
+    },
     /// Cut a release of the present state and send it
     Release {
         #[command(flatten)]
@@ -275,6 +284,7 @@ async fn ask(command: Command) -> anyhow::Result<()> {
             let answer = submit::provider(&client(&common)?, args).await?;
             report_submission(&common, &answer);
         }
+        Command::Sync { common, sources } => sync(&client(&common)?, sources, common.json).await?,
         Command::Release { common, channel, full, wait } => release(&common, channel, full, wait).await?,
         Command::List { common, channel } => {
             let answer = client(&common)?.get(&format!("/v1/artifacts/{channel}")).await?;

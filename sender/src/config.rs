@@ -15,6 +15,8 @@ use diodesync::wire::symbol_bytes_for_mtu;
 use diodesync_control::dashboard;
 use serde::{Deserialize, Deserializer};
 
+use crate::sources::{self, Source};
+
 /// The largest share of repair symbols that a round can send: see `nominal_repair_log2`.
 const REPAIR_PERCENT_MAX: u32 = 30;
 
@@ -38,6 +40,9 @@ pub struct Config {
     /// Pages, API and metrics for this host.
     #[serde(default)]
     pub dashboard: dashboard::Config,
+    /// What is pulled from upstreams. Read by itself, for better messages.
+    #[serde(default, deserialize_with = "later")]
+    pub source: Vec<Source>,
 }
 
 /// Room on the disk.
@@ -53,6 +58,10 @@ impl Default for Space {
     fn default() -> Self {
         Self { reserve: 1_000_000_000 }
     }
+}
+
+fn later<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Source>, D::Error> {
+    serde::de::IgnoredAny::deserialize(d).map(|_| Vec::new())
 }
 
 fn default_keep() -> usize {
@@ -252,6 +261,22 @@ fn percent<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
     parse_percent(&String::deserialize(d)?).map_err(serde::de::Error::custom)
 }
 
+/// Adds to an unknown key the one that was probably meant.
+fn with_hint(error: toml::de::Error) -> anyhow::Error {
+    let names: Vec<&str> = error.message().split('`').skip(1).step_by(2).collect();
+    let hint = match names.split_first() {
+        Some((found, expected)) if error.message().starts_with("unknown field") => {
+            sources::nearest(found, expected.iter().copied())
+                .map(|near| format!("`{near}` is probably meant"))
+        }
+        _ => None,
+    };
+    match hint {
+        Some(hint) => anyhow::anyhow!("{}\n{hint}", error.to_string().trim_end()),
+        None => error.into(),
+    }
+}
+
 impl Config {
     /// Reads and checks the file.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
@@ -267,7 +292,8 @@ impl Config {
 
     /// Reads and checks a text.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
-        let config: Self = toml::from_str(text)?;
+        let mut config: Self = toml::from_str(text).map_err(with_hint)?;
+        config.source = sources::parse_all(text)?;
         if !(1..=LANES_MAX).contains(&config.lane.len()) {
             bail!("expected 1 to {LANES_MAX} [[lane]], found {}", config.lane.len());
         }
@@ -365,6 +391,20 @@ name = "main"
 # token_file = "keys/dashboard.token"
 # Further names under which browsers reach it, as behind a proxy with TLS and accounts:
 # hosts = ["diodesync.site.example"]
+
+# What is pulled from upstreams: one table for each source. diode-sender sync pulls now; every and cron (UTC) pull by
+# themselves. Credentials are in files of mode 0600: token_file, or user_file and password_file.
+#[[source]]
+#name = "tools"
+#kind = "http"
+#every = "6h"
+#files = [{{ url = "https://releases.example/tool_1.0_linux_amd64.zip", sums = "tool_1.0_SHA256SUMS", into = "tools/" }}]
+
+#[[source]]
+#name = "drop"
+#kind = "directory"
+#path = "/srv/drop"
+#every = "5m"
 "#
         )
     }
@@ -405,6 +445,35 @@ mod tests {
         assert!(Config::parse(good).is_ok());
         for (bad, expected) in [
             (format!("{good}ratte = '1gbit'\n"), "unknown field `ratte`"),
+            (format!("{good}ratte = '1gbit'\n"), "`rate` is probably meant"),
+            (
+                format!("{good}[[source]]\nname = 'x'\nknid = 'http'\n"),
+                "line 5, column 1: kind is missing here",
+            ),
+            (
+                format!("{good}[[source]]\nname = 'x'\nkind = 'htp'\n"),
+                "line 7, column 8: kind: there is no \"htp\"; `http`",
+            ),
+            (
+                format!("{good}[[source]]\nname = 'x'\nkind = 'directory'\npath = '/d'\nsetle = '1m'\n"),
+                "line 9, column 1: a source of kind directory has no key `setle`; `settle` is probably meant",
+            ),
+            (
+                format!(
+                    "{good}[[source]]\nname = 'x'\nkind = 'directory'\npath = '/d'\ncron = '0 0 31 2 *'\n"
+                ),
+                "line 9, column 8: cron: expected times that come",
+            ),
+            (
+                format!(
+                    "{good}[[source]]\nname = 'x'\nkind = 'directory'\npath = '/d'\ntoken_file = 'token'\n"
+                ),
+                "line 9, column 14: token_file: expected an absolute path",
+            ),
+            (
+                format!("{good}{}", "[[source]]\nname = 'x'\nkind = 'directory'\npath = '/d'\n".repeat(2)),
+                "line 10, column 8: two sources are named x",
+            ),
             (format!("{good}rate = '1gib'\n"), "line 5"),
             (format!("{good}[space]\nreserve = '1 lot'\n"), "expected a size"),
             (format!("{good}[[channel]]\nname = 'main'\nkeep = 0\n"), "keep is 0"),

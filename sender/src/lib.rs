@@ -1,7 +1,7 @@
 //! `diode-sender`: the low side of a Diodesync link.
 //!
 //! ```text
-//! submit ──► ingest ──► packs ──► release ──► lane ══► (one way)
+//! submit, sources ──► ingest ──► packs ──► release ──► lane ══► (one way)
 //! ```
 //!
 //! One daemon (`run`) owns the folder; every other command speaks to it over its control socket, but for `init`.
@@ -31,6 +31,7 @@ mod restore;
 mod rotate;
 mod run;
 mod sending;
+mod sources;
 mod status;
 mod store;
 mod submit;

@@ -23,6 +23,7 @@ use crate::lane::{self, LaneInput, LaneShared};
 use crate::release;
 use crate::resend;
 use crate::sending::Sending;
+use crate::sources::{self, Sources};
 use crate::store::Store;
 
 /// How often the TUF timestamp is renewed.
@@ -72,6 +73,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         sending: sending.clone(),
         lanes: lanes.len(),
     };
+    let sources = Sources::open(&dir, &config.source, clock_s())?;
     let mut threads = Vec::new();
     for (slot, lane) in (0..).zip(&lanes) {
         threads.push(lane::start(lane.clone(), LaneSlot(slot), &input)?);
@@ -94,6 +96,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         verify: Default::default(),
         changes: Default::default(),
         dashboard: Default::default(),
+        sources,
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(serve(daemon));
@@ -139,6 +142,7 @@ async fn serve(daemon: Arc<Daemon>) -> anyhow::Result<()> {
     };
     let renewal = tokio::spawn(renew(daemon.clone()));
     let housekeeping = tokio::spawn(housekeep::run(daemon.clone()));
+    let pulling = tokio::spawn(sources::run(daemon.clone()));
     let pulses = daemon.lanes.iter().map(|lane| lane.pulse.clone());
     let watchdog = tokio::spawn(service::feed_watchdog(pulses.collect()));
     tracing::info!(socket = %daemon.config.socket().display(), "sender is up");
@@ -152,6 +156,7 @@ async fn serve(daemon: Arc<Daemon>) -> anyhow::Result<()> {
     }
     renewal.abort();
     housekeeping.abort();
+    pulling.abort();
     watchdog.abort();
     result
 }

@@ -7,6 +7,8 @@ use diodesync::pack::Disk;
 use diodesync::quantity::{BitsPerS, Bytes};
 use serde::{Deserialize, Serialize};
 
+use crate::sources::SourceStatus;
+
 /// The whole answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
@@ -24,6 +26,9 @@ pub struct Status {
     pub lanes: Vec<LaneStatus>,
     /// Channels.
     pub channels: Vec<ChannelStatus>,
+    /// Sources.
+    #[serde(default)]
+    pub sources: Vec<SourceStatus>,
     /// The disk; none if it cannot be measured.
     pub disk: Option<Disk>,
     /// What needs an operator.
@@ -148,6 +153,9 @@ impl Status {
             if channel.withdrawn > 0 {
                 let _ = writeln!(out, "  withdrawn {} artifacts from the next release", channel.withdrawn);
             }
+        }
+        for source in &self.sources {
+            let _ = write!(out, "\n{}", source.to_text(self.clock_ms / 1000));
         }
         if let Some(disk) = &self.disk {
             let _ = writeln!(out, "\n{}", disk.to_text());

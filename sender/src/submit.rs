@@ -13,6 +13,7 @@
 mod command;
 mod image;
 mod layout;
+mod local;
 mod packages;
 mod server;
 
@@ -21,8 +22,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use diodesync::id::{Channel, Sha256};
 use serde::{Deserialize, Serialize};
 
-pub use command::{FilesArgs, ProviderArgs, files, provider};
+pub use command::{FilesArgs, Item, ProviderArgs, files, provider};
 pub use image::{ImageArgs, image};
+pub use local::hand_over;
 pub use packages::{PackagesArgs, packages};
 pub use server::receive;
 
@@ -62,7 +64,7 @@ enum Message {
 /// What is submitted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-enum What {
+pub enum What {
     /// Plain files.
     Files,
     /// Archives of one provider.
@@ -99,7 +101,7 @@ enum What {
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Role {
+pub enum Role {
     /// A plain file.
     Plain,
     /// A plain file that may be executed.

@@ -164,6 +164,24 @@ impl Version {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Major, minor and patch.
+    pub fn numbers(&self) -> [u64; 3] {
+        let core = self.0.split(['-', '+']).next().unwrap_or_default();
+        let mut numbers = core.split('.').map(|number| number.parse().unwrap_or_default());
+        std::array::from_fn(|_| numbers.next().unwrap_or_default())
+    }
+
+    /// The pre-release part; empty for a release.
+    pub fn pre(&self) -> &str {
+        let before_build = self.0.split('+').next().unwrap_or_default();
+        before_build.split_once('-').map_or("", |(_, pre)| pre)
+    }
+
+    /// Whether it is a pre-release.
+    pub fn is_pre_release(&self) -> bool {
+        !self.pre().is_empty()
+    }
 }
 
 impl FromStr for Version {

@@ -62,8 +62,8 @@ pub struct ProviderArgs {
 }
 
 /// A file to be sent.
-#[derive(Debug)]
-pub(super) struct Item {
+#[derive(Debug, Clone)]
+pub struct Item {
     /// Where it is.
     pub source: PathBuf,
     /// What it is called to the daemon.
@@ -174,7 +174,11 @@ pub(super) async fn send(
     items: Vec<Item>,
 ) -> anyhow::Result<Value> {
     let (frames, receiver) = mpsc::channel::<std::io::Result<Frame<Bytes>>>(8);
-    let reader = tokio::task::spawn_blocking(move || read_all(channel, what, &items, &Frames(frames)));
+    let put = move |octets: std::io::Result<Bytes>| frames.blocking_send(octets.map(Frame::data)).is_ok();
+    let progress = Progress::new(items.iter().map(|item| item.bytes).sum());
+    let reader = tokio::task::spawn_blocking(move || {
+        read_all(channel, what, &items, &Frames(Box::new(put)), &progress)
+    });
     let body = StreamBody::new(ReceiverStream(receiver)).boxed();
     let answer = client.post_stream("/v1/submit", body).await;
     // What the daemon says is why the reader's channel closed, so it comes first.
@@ -186,18 +190,19 @@ pub(super) async fn send(
     }
 }
 
-enum ReadFailure {
+pub(super) enum ReadFailure {
     /// A file could not be read.
     File(anyhow::Error),
     /// The daemon takes no more.
     Closed,
 }
 
-struct Frames(mpsc::Sender<std::io::Result<Frame<Bytes>>>);
+/// Where frames go, or what breaks the submission off; false if nothing more is taken.
+pub(super) struct Frames(pub Box<dyn Fn(std::io::Result<Bytes>) -> bool + Send>);
 
 impl Frames {
     fn put(&self, octets: Vec<u8>) -> Result<(), ReadFailure> {
-        self.0.blocking_send(Ok(Frame::data(octets.into()))).map_err(|_| ReadFailure::Closed)
+        if (self.0)(Ok(octets.into())) { Ok(()) } else { Err(ReadFailure::Closed) }
     }
 
     fn say(&self, message: &Message) -> Result<(), ReadFailure> {
@@ -206,17 +211,22 @@ impl Frames {
     }
 }
 
-fn read_all(channel: Channel, what: What, items: &[Item], frames: &Frames) -> Result<(), ReadFailure> {
+pub(super) fn read_all(
+    channel: Channel,
+    what: What,
+    items: &[Item],
+    frames: &Frames,
+    progress: &Progress,
+) -> Result<(), ReadFailure> {
     let bytes = items.iter().map(|item| item.bytes).sum();
-    let progress = Progress::new(bytes);
     frames.say(&Message::Begin { channel, what, bytes })?;
     for item in items {
         progress.message(format!("{} ({})", item.path, Human(item.bytes)));
         let Item { path, role, bytes, .. } = item;
         frames.say(&Message::File { path: path.clone(), role: *role, bytes: *bytes })?;
-        if let Err(failure) = read_file(item, frames, &progress) {
+        if let Err(failure) = read_file(item, frames, progress) {
             // Breaking the body off tells the daemon that this is not the end.
-            let _ = frames.0.blocking_send(Err(std::io::Error::other("the command could not read a file")));
+            let _ = (frames.0)(Err(std::io::Error::other("the command could not read a file")));
             return Err(failure);
         }
         frames.say(&Message::EndFile)?;

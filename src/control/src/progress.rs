@@ -21,6 +21,11 @@ impl Progress {
         Self(bar)
     }
 
+    /// A bar that nobody sees.
+    pub fn hidden() -> Self {
+        Self(ProgressBar::hidden())
+    }
+
     /// What is being done.
     pub fn message(&self, text: impl Into<String>) {
         self.0.set_message(text.into());

@@ -9,6 +9,7 @@
 //! | [`weather`] | a one-way UDP path in user space, with seeded bad weather |
 //! | [`netns`] | a one-way path between two network namespaces |
 //! | [`deb`] | Debian packages |
+//! | [`origin`], [`gpg`] | an upstream with faults, a Terraform registry in it, and the real `gpg` |
 //! | [`provider`] | a Terraform provider release as a registry has it, signed |
 //! | [`oci`] | container images, signed, and the real `skopeo` and `podman` |
 //! | [`registry`] | the real `docker-registry`, and a gate in front of it that stops half-way |
@@ -27,11 +28,13 @@ pub mod browser;
 pub mod clock;
 pub mod deb;
 pub mod http;
+pub mod gpg;
 pub mod https;
 pub mod mirror;
 pub mod netns;
 pub mod nonces;
 pub mod oci;
+pub mod origin;
 pub mod prng;
 pub mod provider;
 pub mod registry;

@@ -1,0 +1,174 @@
+//! `[[source]]`: what is pulled, when, into which channel, and with what access.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use anyhow::bail;
+use diodesync::id::Channel;
+use diodesync::quantity::parse_bytes;
+use toml::de::DeTable;
+
+use super::Kind;
+use super::schedule::Schedule;
+use super::table::Table;
+use super::url::Url;
+
+/// Sources of one sender.
+const SOURCES_MAX: usize = 64;
+/// Octets that a source brings in one go, if it does not say otherwise.
+const BYTES_MAX_DEFAULT: u64 = 100_000_000_000;
+/// Artifacts that a source names, if it does not say otherwise.
+const ARTIFACTS_MAX_DEFAULT: u64 = 10_000;
+/// Downloads at once, if it does not say otherwise.
+const PARALLEL_DEFAULT: u64 = 4;
+
+/// One source.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Its name: that of its folder and its state.
+    pub name: String,
+    /// What is pulled.
+    pub kind: Kind,
+    /// Where it goes.
+    pub channel: Channel,
+    /// When; only by hand, if there is none.
+    pub schedule: Option<Schedule>,
+    /// Octets that one pull may download.
+    pub bytes_max: u64,
+    /// Artifacts that it may name.
+    pub artifacts_max: u64,
+    /// Whether a release is cut when something has changed.
+    pub release: bool,
+    /// What becomes of what it does not name any more.
+    pub gone: Gone,
+    /// How upstreams are reached.
+    pub access: Access,
+}
+
+/// What becomes of artifacts that a source brought and does not name any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// They are told, and stay.
+    Keep,
+    /// The next release does not serve them any more.
+    Withdraw,
+}
+
+/// How upstreams are reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// Downloads at once.
+    pub parallel: usize,
+    /// PEM certificates of the only authorities that are trusted; those of the system, if there is none.
+    pub ca_file: Option<PathBuf>,
+    /// An HTTP proxy.
+    pub proxy: Option<Url>,
+    /// Files that hold a user's name and password.
+    pub user: Option<(PathBuf, PathBuf)>,
+    /// A file that holds a token.
+    pub token_file: Option<PathBuf>,
+}
+
+/// Reads every `[[source]]` of a configuration that is TOML.
+pub fn parse_all(text: &str) -> anyhow::Result<Vec<Source>> {
+    let document = DeTable::parse(text)?;
+    let mut sources: Vec<Source> = Vec::new();
+    let mut names = BTreeSet::new();
+    for mut table in Table::all_of(text, document.get_ref(), "source")? {
+        let name = table.required("name", parse_name)?;
+        if !names.insert(name.clone()) {
+            bail!(
+                table.error_at("name", format!("two sources are named {name}; give each a name of its own"))
+            );
+        }
+        sources.push(parse_one(name, table)?);
+        if sources.len() > SOURCES_MAX {
+            bail!("expected at most {SOURCES_MAX} [[source]]");
+        }
+    }
+    Ok(sources)
+}
+
+fn parse_one(name: String, mut table: Table<'_>) -> anyhow::Result<Source> {
+    let text = |text: &str| Ok::<_, String>(text.to_owned());
+    let kind_name = table.required("kind", text)?;
+    let channel = table.parsed("channel", str::parse)?.unwrap_or_else(Channel::main);
+    let schedule = match (table.parsed("every", Schedule::every)?, table.parsed("cron", Schedule::cron)?) {
+        (Some(_), Some(_)) => {
+            bail!(table.error_at("cron", "every and cron are two schedules; keep one of them"))
+        }
+        (every, cron) => every.or(cron),
+    };
+    let source = Source {
+        channel,
+        schedule,
+        bytes_max: table.parsed("bytes_max", parse_bytes)?.unwrap_or(BYTES_MAX_DEFAULT),
+        artifacts_max: table.number("artifacts_max", 1..=4_000_000)?.unwrap_or(ARTIFACTS_MAX_DEFAULT),
+        release: table.flag("release", true)?,
+        gone: table.parsed("gone", parse_gone)?.unwrap_or(Gone::Keep),
+        access: parse_access(&mut table)?,
+        kind: Kind::parse(&kind_name, &mut table)?,
+        name,
+    };
+    table.finish(&format!("a source of kind {kind_name}"))?;
+    Ok(source)
+}
+
+fn parse_access(table: &mut Table<'_>) -> anyhow::Result<Access> {
+    let user = match (table.parsed("user_file", parse_path)?, table.parsed("password_file", parse_path)?) {
+        (Some(user), Some(password)) => Some((user, password)),
+        (None, None) => None,
+        (Some(_), None) => bail!(table.error_at("user_file", "user_file needs its password_file")),
+        (None, Some(_)) => bail!(table.error_at("password_file", "password_file needs its user_file")),
+    };
+    let token_file = table.parsed("token_file", parse_path)?;
+    if user.is_some() && token_file.is_some() {
+        bail!(table.error_at(
+            "token_file",
+            "a user with a password and a token are two credentials; keep one of them"
+        ));
+    }
+    Ok(Access {
+        parallel: table.number("parallel", 1..=16)?.unwrap_or(PARALLEL_DEFAULT) as usize,
+        ca_file: table.parsed("ca_file", parse_path)?,
+        proxy: table.parsed("proxy", parse_proxy)?,
+        user,
+        token_file,
+    })
+}
+
+fn parse_name(text: &str) -> Result<String, String> {
+    let is_name = (1..=32).contains(&text.len())
+        && text.bytes().all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'-')
+        && !text.starts_with('-');
+    if is_name {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("expected 1 to 32 of a-z, 0-9 and -, found {text:?}"))
+    }
+}
+
+fn parse_gone(text: &str) -> Result<Gone, String> {
+    match text {
+        "keep" => Ok(Gone::Keep),
+        "withdraw" => Ok(Gone::Withdraw),
+        other => Err(format!("expected \"keep\" or \"withdraw\", found {other:?}")),
+    }
+}
+
+/// An absolute path: the daemon's folder is not where its configuration was written.
+pub fn parse_path(text: &str) -> Result<PathBuf, String> {
+    if text.starts_with('/') {
+        Ok(text.into())
+    } else {
+        Err(format!("expected an absolute path, found {text:?}"))
+    }
+}
+
+fn parse_proxy(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| error.to_string())?;
+    if url.is_tls() || url.target() != "/" {
+        return Err(format!("expected http://HOST:PORT, found {text:?}"));
+    }
+    Ok(url)
+}

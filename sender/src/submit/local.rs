@@ -1,0 +1,42 @@
+//! What the daemon itself has fetched goes in like what a command sends: in the same frames, through the same checks.
+
+use std::sync::Mutex;
+
+use anyhow::bail;
+use bytes::Bytes;
+use diodesync::id::Channel;
+use diodesync::pack::PackStore;
+use diodesync_control::Progress;
+use tokio::sync::mpsc;
+
+use super::What;
+use super::command::{Frames, Item, ReadFailure, read_all};
+use super::server::receive;
+use crate::ingest::Totals;
+use crate::store::Store;
+
+/// Submits files. Takes its time; not for a thread that others wait for.
+pub fn hand_over(
+    packs: &PackStore,
+    store: &Mutex<Store>,
+    writer: &Mutex<()>,
+    channel: Channel,
+    what: What,
+    items: &[Item],
+) -> anyhow::Result<Totals> {
+    let (chunks, receiver) = mpsc::channel::<Bytes>(8);
+    // One that cannot be read ends the chunks without an end message, which the other side takes as what it is.
+    let put =
+        move |octets: std::io::Result<Bytes>| octets.is_ok_and(|octets| chunks.blocking_send(octets).is_ok());
+    let (read, taken) = std::thread::scope(|scope| {
+        let reader =
+            scope.spawn(move || read_all(channel, what, items, &Frames(Box::new(put)), &Progress::hidden()));
+        let taken = receive(packs, store, writer, receiver);
+        (reader.join(), taken)
+    });
+    match (read, taken) {
+        (Ok(Err(ReadFailure::File(error))), _) => Err(error),
+        (Ok(_), taken) => taken,
+        (Err(_), _) => bail!("reading what was fetched crashed"),
+    }
+}
