@@ -1,9 +1,10 @@
 //! One pull under way: what a kind of source sees of the daemon, and what it tells.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, bail};
@@ -32,6 +33,9 @@ pub struct Job {
     report: Mutex<Report>,
     seen: Mutex<BTreeSet<String>>,
     message: Mutex<String>,
+    /// How often each file of the folder was given out and is still to be submitted.
+    given: Mutex<BTreeMap<PathBuf, usize>>,
+    kept: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -48,6 +52,8 @@ impl Job {
             report: Mutex::default(),
             seen: Mutex::default(),
             message: Mutex::default(),
+            given: Mutex::default(),
+            kept: AtomicU64::default(),
         }
     }
 
@@ -127,15 +133,17 @@ impl Job {
         bytes: Option<u64>,
     ) -> Result<Downloaded, FetchError> {
         let bytes_max = bytes.unwrap_or(self.source.bytes_max);
-        self.fetch.file(&Download { request, folder: self.folder.clone(), sha256, bytes, bytes_max }).await
+        let want = Download { request, folder: self.folder.clone(), sha256, bytes, bytes_max };
+        let it = self.fetch.file(&want).await?;
+        *lock(&self.given).entry(it.path.clone()).or_default() += 1;
+        Ok(it)
     }
 
     /// A blob that is here, as a file in the job's folder, to be submitted again with another proof.
     pub async fn take_out(&self, digest: &Sha256) -> anyhow::Result<Option<Downloaded>> {
         let blob = lock(&self.daemon.store).catalog.blob(digest).cloned();
         let Some(blob) = blob else { return Ok(None) };
-        let (packs, digest, path) =
-            (self.daemon.packs.clone(), *digest, self.folder.join(format!("{digest}.held")));
+        let (packs, digest, path) = (self.daemon.packs.clone(), *digest, self.own_path());
         let work = move || -> anyhow::Result<Downloaded> {
             packs.admit("what is checked again", blob.bytes)?;
             let mut file = std::fs::File::create(&path)?;
@@ -155,9 +163,25 @@ impl Job {
 
     /// Keeps octets in a file of the job's folder, to be submitted from there.
     pub fn keep(&self, octets: &[u8]) -> anyhow::Result<PathBuf> {
-        let path = self.folder.join(format!("{}.kept", Sha256::of(octets)));
+        let path = self.own_path();
         std::fs::write(&path, octets).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
+    }
+
+    /// A file of the job's folder that nobody else has.
+    fn own_path(&self) -> PathBuf {
+        self.folder.join(format!("{}.kept", self.kept.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// Removes a file of the job's folder once nobody waits to submit it.
+    fn let_go(&self, path: &Path) {
+        let mut given = lock(&self.given);
+        let left = given.get(path).map_or(0, |count| count.saturating_sub(1));
+        given.insert(path.to_owned(), left);
+        if left == 0 {
+            let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_file(path.with_extension("of"));
+        }
     }
 
     /// Hands files to the ingest, as `submit` does, with the same checks; those in the job's folder are removed then.
@@ -178,10 +202,7 @@ impl Job {
             move || submit::hand_over(&daemon.packs, &daemon.store, &daemon.writer, channel, what, &items);
         let totals = tokio::task::spawn_blocking(work).await.context("the submission crashed")?;
         // What was refused would be refused again.
-        for path in own {
-            let _ = std::fs::remove_file(&path);
-            let _ = std::fs::remove_file(path.with_extension("of"));
-        }
+        own.iter().for_each(|path| self.let_go(path));
         let totals = totals?;
         let mut report = lock(&self.report);
         report.new_bytes += totals.new_bytes;
