@@ -302,7 +302,8 @@ impl Fetcher {
             let location = String::from_utf8_lossy(location.as_bytes()).into_owned();
             let no = |why: String| FetchError::Redirect {
                 url: url.clone(),
-                to: excerpt(location.as_bytes()),
+                // A query may hold a signature that gives access.
+                to: excerpt(location.split('?').next().unwrap_or_default().as_bytes()),
                 why,
             };
             let next = url.join(&location).map_err(|error| no(error.to_string()))?;
