@@ -89,7 +89,7 @@ pub type Admit = Arc<dyn Fn(u64) -> anyhow::Result<()> + Send + Sync>;
 pub struct Fetcher {
     connector: Arc<Connector>,
     patience: Patience,
-    /// Downloads at once.
+    /// Requests and downloads at once: an upstream that asks to wait is waited for by all.
     slots: Arc<Semaphore>,
     /// Octets that may still be downloaded to files.
     bytes_left: Arc<AtomicU64>,
@@ -246,6 +246,7 @@ impl Fetcher {
 
     /// An answer with a body of at most `bytes_max` octets, whatever its status. Tried again where that can help.
     pub async fn answer(&self, request: &Request, bytes_max: u64) -> Result<Answer, FetchError> {
+        let _slot = self.slots.acquire().await;
         let mut retry = Retry::new(self.patience);
         loop {
             match self.answer_once(request, bytes_max).await {
