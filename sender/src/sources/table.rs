@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn mistakes_have_a_place() {
-        let text = "[[t]]\nä = 'x'\nnmae = 'a'\n  count = 'many'\nflag = 1\nlist = ['a', 3]\n";
+        let text = "[[t]]\n'ä' = 'x'\nnmae = 'a'\n  count = 'many'\nflag = 1\nlist = ['a', 3]\n";
         let document = DeTable::parse(text).unwrap();
         let mut table = Table::all_of(text, document.get_ref(), "t").unwrap().pop().unwrap();
         let any = |text: &str| Ok::<_, String>(text.to_owned());
@@ -255,7 +255,7 @@ mod tests {
         );
         assert_eq!(
             table.parsed("ä", |_| Err::<(), _>("no")).unwrap_err().to_string(),
-            "line 2, column 5: ä: no"
+            "line 2, column 7: ä: no"
         );
         assert!(table.required("name", any).unwrap_err().to_string().contains("name is missing here"));
         assert_eq!(

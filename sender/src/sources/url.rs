@@ -37,8 +37,7 @@ impl Url {
         if text.len() > URL_BYTES_MAX {
             return Err(no("it is longer than 8192 octets"));
         }
-        if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic() || "\"<>\\^`{|}".contains(*c)) {
-            let _ = bad;
+        if text.chars().any(|c| !c.is_ascii_graphic() || "\"<>\\^`{|}".contains(c)) {
             return Err(no("it holds a character that must be percent-encoded"));
         }
         let (scheme, rest) =

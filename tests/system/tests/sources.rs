@@ -290,7 +290,9 @@ fn what_an_upstream_does_wrong_is_named_and_the_last_good_state_stays() {
     contains(&good(&pair), &["1 new, 1 unchanged", "release 2"]);
     let ranges: Vec<_> =
         origin.asked().into_iter().filter(|asked| asked.path == zip).map(|asked| asked.range).collect();
-    assert_eq!(ranges, [None, Some("bytes=600000-".to_owned())]);
+    // What the endless one left behind does not count.
+    assert_eq!(ranges.len(), 2, "{ranges:?}");
+    assert_eq!(ranges.last(), Some(&Some("bytes=600000-".to_owned())));
     assert!(pair.low_status().unwrap().alarms.iter().all(|alarm| alarm.id != "source"));
 
     Version::make(&work, "1.2.0", 1_000_000).offer(&mut registry, "1.2.0", &gpg);
