@@ -8,7 +8,7 @@
 //!
 //! | module | what it rules |
 //! |---|---|
-//! | [`config`], [`table`] | `[[source]]`, and what is wrong with it, with line and column |
+//! | [`config`] | `[[source]]`, and what is wrong with it, with line and column |
 //! | [`schedule`] | when |
 //! | [`fetch`], [`url`] | HTTP: how far an upstream may lead, how long is waited, what is resumed |
 //! | [`job`] | one pull under way: what the kinds see of the daemon |
@@ -29,20 +29,19 @@ mod job;
 mod schedule;
 mod state;
 mod sync;
-mod table;
 mod terraform;
 mod url;
 
 use std::sync::Arc;
 
 use anyhow::bail;
+use diodesync_control::table::Table;
+pub use diodesync_control::table::nearest;
 
 pub use config::{Source, parse_all};
 pub use job::Job;
 pub use state::SourceStatus;
 pub use sync::{Sources, run};
-use table::Table;
-pub use table::nearest;
 use url::Url;
 
 /// What a kind of source does.

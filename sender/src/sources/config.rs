@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use anyhow::bail;
 use diodesync::id::Channel;
 use diodesync::quantity::parse_bytes;
+use diodesync_control::table::Table;
 use toml::de::DeTable;
 
 use super::Kind;
 use super::schedule::Schedule;
-use super::table::Table;
 use super::url::Url;
 
 /// Sources of one sender.

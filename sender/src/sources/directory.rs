@@ -18,11 +18,11 @@ use diodesync::quantity::parse_duration;
 use diodesync::release::index::ArtifactKind;
 use diodesync::release::name::{ArtifactName, FilePath};
 use diodesync_control::clock_s;
+use diodesync_control::table::Table;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
 use super::config::parse_path;
-use super::table::Table;
 use super::url::Url;
 use super::{Job, Pull};
 use crate::submit::{Item, Role, What};

@@ -84,6 +84,9 @@ impl Default for Patience {
 /// Says whether that many octets more may lie on the disk.
 pub type Admit = Arc<dyn Fn(u64) -> anyhow::Result<()> + Send + Sync>;
 
+/// Held while a file is downloaded.
+type FileLock = Arc<tokio::sync::Mutex<()>>;
+
 /// What fetches for one pull of one source.
 #[derive(Clone)]
 pub struct Fetcher {
@@ -98,7 +101,7 @@ pub struct Fetcher {
     done: Arc<AtomicU64>,
     admit: Admit,
     /// One download of one file at a time.
-    files: Arc<Mutex<BTreeMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>>,
+    files: Arc<Mutex<BTreeMap<PathBuf, FileLock>>>,
     /// What a request to the source's own origins carries.
     authorization: Option<HeaderValue>,
 }

@@ -11,11 +11,11 @@ use diodesync::limits::PROOF_BYTES_MAX;
 use diodesync::release::index::ArtifactKind;
 use diodesync::release::name::{ArtifactName, FilePath};
 use diodesync::release::provider::{ProofInput, Sums, split_keys, verify};
+use diodesync_control::table::Table;
 use tokio::task::JoinSet;
 
 use super::config::parse_path;
 use super::fetch::{Downloaded, Request};
-use super::table::Table;
 use super::url::Url;
 use super::{Job, Pull};
 use crate::submit::{Item, Role, What};

@@ -24,11 +24,11 @@ use diodesync::release::constraint::{Constraints, precedence};
 use diodesync::release::index::{ArtifactKind, Provider};
 use diodesync::release::name::{ArtifactName, Platform, ProviderAddress, provider_archive_name};
 use diodesync::release::provider::{ProofInput, Sums, split_keys, verify};
+use diodesync_control::table::Table;
 use tokio::task::JoinSet;
 
 use self::registry::{Offer, Registry, Service};
 use super::fetch::{Downloaded, Request};
-use super::table::Table;
 use super::url::Url;
 use super::{Job, Pull};
 use crate::submit::{Item, Role, What};

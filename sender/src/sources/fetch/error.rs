@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use diodesync::id::Sha256;
 use diodesync::quantity::{Bytes, Span};
 use hyper::StatusCode;
-use hyper::header::{HeaderMap, WWW_AUTHENTICATE};
+use hyper::header::HeaderMap;
 use thiserror::Error;
 
 use super::{Url, excerpt, is_worth_a_retry, retry_after};
@@ -61,20 +61,16 @@ pub enum FetchError {
         window: Duration,
     },
     /// Another status than what was needed.
-    #[error("{url}: the upstream answered {status}{}{hint}", quoted(.body))]
+    #[error("{url}: the upstream answered {status}{detail}")]
     Status {
         /// Where from.
         url: Url,
         /// The status.
         status: StatusCode,
-        /// The beginning of the body.
-        body: String,
-        /// What can be done.
-        hint: String,
+        /// The beginning of the body, and what can be done.
+        detail: String,
         /// What it asks for before it is tried again.
         retry_after: Option<Duration>,
-        /// What credential it asks for.
-        challenge: Option<String>,
     },
     /// A redirect that is not followed.
     #[error("{url}: redirected to {to:?}, where it is not followed: {why}")]
@@ -151,7 +147,6 @@ impl FetchError {
     /// An answer that is none.
     pub fn status(url: Url, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
         let retry_after = retry_after(headers, SystemTime::now());
-        let challenge = headers.get(WWW_AUTHENTICATE).map(|value| excerpt(value.as_bytes()));
         let hint = match (status.as_u16(), retry_after) {
             (401, _) => "; give credentials with token_file, or with user_file and password_file, or look whether they \
                          are still good"
@@ -165,7 +160,7 @@ impl FetchError {
         // Pages for people are no use in a message.
         let is_page = body.trim_ascii_start().starts_with(b"<");
         let body = if is_page { String::new() } else { excerpt(body) };
-        Self::Status { url, status, body, hint, retry_after, challenge }
+        Self::Status { url, status, detail: format!("{}{hint}", quoted(&body)), retry_after }
     }
 
     /// A connection that failed.
