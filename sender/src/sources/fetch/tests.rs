@@ -73,6 +73,11 @@ fn fetcher(homes: &[Url], bytes_max: u64) -> Fetcher {
     Fetcher::with_patience(&access(), homes, bytes_max, Arc::new(|_| Ok(())), patience).unwrap()
 }
 
+/// One whose source has its URL there.
+fn at_home(url: &Url, bytes_max: u64) -> Fetcher {
+    fetcher(std::slice::from_ref(url), bytes_max)
+}
+
 /// A folder that goes with the value.
 struct Folder(PathBuf);
 
@@ -103,7 +108,7 @@ impl Drop for Folder {
 async fn fails(answers: Vec<Then>, want: impl FnOnce(&Folder, &Url) -> Download, name: &str) -> String {
     let (url, _) = serve(answers).await;
     let folder = Folder::new(name);
-    let error = fetcher(&[url.clone()], 1 << 20).file(&want(&folder, &url)).await.unwrap_err();
+    let error = at_home(&url, 1 << 20).file(&want(&folder, &url)).await.unwrap_err();
     error.to_string().replace(&url.origin(), "http://UPSTREAM")
 }
 
@@ -116,7 +121,7 @@ async fn what_passes_is_tried_again_and_what_does_not_is_told() {
         whole(b"it", ""),
     ])
     .await;
-    let fetch = fetcher(&[url.clone()], 100);
+    let fetch = at_home(&url, 100);
     assert_eq!(fetch.body(&Request::get(url), 100).await.unwrap(), "it");
     assert_eq!(requests.lock().unwrap().len(), 3);
 
@@ -142,7 +147,7 @@ async fn what_passes_is_tried_again_and_what_does_not_is_told() {
         (vec![say("HTTP/1.1 200 OK\nContent-Length: 10", b"short"), busy(), busy()], "tried 3 times"),
     ] {
         let (url, _) = serve(answers).await;
-        let error = fetcher(&[url.clone()], 100).body(&Request::get(url), 100).await.unwrap_err().to_string();
+        let error = at_home(&url, 100).body(&Request::get(url), 100).await.unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
 }
@@ -153,7 +158,7 @@ async fn redirects_end_and_keep_credentials_at_home() {
     let (url, requests) =
         serve(vec![say(&format!("HTTP/1.1 307 Temporary Redirect\nLocation: {}x", to.origin() + "/"), b"")])
             .await;
-    let fetch = fetcher(&[url.clone()], 100);
+    let fetch = at_home(&url, 100);
     let request = Request::get(url).authorized(Some(HeaderValue::from_static("Bearer secret")));
     assert_eq!(fetch.body(&request, 100).await.unwrap(), "it");
     assert!(requests.lock().unwrap()[0].contains("authorization: Bearer secret"));
@@ -161,7 +166,7 @@ async fn redirects_end_and_keep_credentials_at_home() {
 
     let again = || say("HTTP/1.1 302 Found\nLocation: /file", b"");
     let (url, _) = serve((0..=REDIRECTS_MAX).map(|_| again()).collect()).await;
-    let error = fetcher(&[url.clone()], 100).body(&Request::get(url), 100).await.unwrap_err();
+    let error = at_home(&url, 100).body(&Request::get(url), 100).await.unwrap_err();
     assert!(error.to_string().contains("more than 10 others"), "{error}");
 }
 
@@ -216,7 +221,7 @@ async fn what_broke_off_goes_on() {
     );
     let (url, requests) = serve(vec![cut(""), rest]).await;
     let folder = Folder::new("resume");
-    let fetch = fetcher(&[url.clone()], 1 << 20);
+    let fetch = at_home(&url, 1 << 20);
     let found = fetch.file(&folder.want(&url, Some(digest))).await.unwrap();
     assert_eq!(
         (found.sha256, found.bytes, std::fs::read(&found.path).unwrap()),
@@ -228,13 +233,13 @@ async fn what_broke_off_goes_on() {
 
     // Without a digest the upstream decides, and here it says that it is another file now.
     let (url, requests) = serve(vec![cut("\nETag: \"one\""), whole(b"another", "\nETag: \"two\"")]).await;
-    let found = fetcher(&[url.clone()], 1 << 20).file(&folder.want(&url, None)).await.unwrap();
+    let found = at_home(&url, 1 << 20).file(&folder.want(&url, None)).await.unwrap();
     assert_eq!(std::fs::read(&found.path).unwrap(), b"another");
     assert!(requests.lock().unwrap()[1].contains("if-range: \"one\"\r\n"));
 
     // Without a validator it begins anew.
     let (url, requests) = serve(vec![cut("\nETag: W/\"one\""), whole(b"another", "")]).await;
-    fetcher(&[url.clone()], 1 << 20).file(&folder.want(&url, None)).await.unwrap();
+    at_home(&url, 1 << 20).file(&folder.want(&url, None)).await.unwrap();
     assert!(!requests.lock().unwrap()[1].contains("range"));
 
     // A rest of something else is found out, and it begins anew.
@@ -244,7 +249,7 @@ async fn what_broke_off_goes_on() {
     );
     let (url, requests) = serve(vec![cut(""), wrong, whole(&content, "")]).await;
     let folder = Folder::new("rest");
-    let found = fetcher(&[url.clone()], 1 << 20).file(&folder.want(&url, Some(digest))).await.unwrap();
+    let found = at_home(&url, 1 << 20).file(&folder.want(&url, Some(digest))).await.unwrap();
     assert_eq!((found.sha256, requests.lock().unwrap().len()), (digest, 3));
 }
 
@@ -298,7 +303,7 @@ async fn what_lies_is_refused() {
 async fn a_source_brings_no_more_than_it_may() {
     let (url, _) = serve(vec![whole(&[1; 600], ""), whole(&[2; 600], "")]).await;
     let folder = Folder::new("budget");
-    let fetch = fetcher(&[url.clone()], 1000);
+    let fetch = at_home(&url, 1000);
     fetch.file(&folder.want(&url, None)).await.unwrap();
     let other = url.join("/other").unwrap();
     let error = fetch.file(&folder.want(&other, None)).await.unwrap_err().to_string();
