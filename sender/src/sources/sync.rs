@@ -78,7 +78,7 @@ impl Sources {
         if names.is_empty() {
             return Ok(self.all.keys().cloned().collect());
         }
-        for name in names.iter().filter(|name| !self.all.contains_key(*name)) {
+        if let Some(name) = names.iter().find(|name| !self.all.contains_key(*name)) {
             let hint = match nearest(name, self.all.keys().map(String::as_str)) {
                 Some(near) => format!("{near:?} is probably meant"),
                 None => format!("there are {}", self.all.keys().cloned().collect::<Vec<_>>().join(", ")),
