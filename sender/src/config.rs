@@ -401,6 +401,24 @@ name = "main"
 #files = [{{ url = "https://releases.example/tool_1.0_linux_amd64.zip", sums = "tool_1.0_SHA256SUMS", into = "tools/" }}]
 
 #[[source]]
+#name = "images"
+#kind = "oci"
+#images = ["ghcr.io/coder/coder:v2.*"]
+#newest = 2
+#platforms = ["linux/amd64"]
+#every = "6h"
+
+#[[source]]
+#name = "debian"
+#kind = "apt"
+#url = "https://archive.example/debian"
+#suites = ["bookworm", "bookworm-updates"]
+#architectures = ["amd64"]
+#packages = ["nginx"]
+#keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+#every = "1d"
+
+#[[source]]
 #name = "drop"
 #kind = "directory"
 #path = "/srv/drop"

@@ -20,12 +20,15 @@
 //! is: what came whole is staged for the next release, what came in part is gone on with.
 
 pub mod api;
+mod apt;
 pub mod command;
 mod config;
 mod directory;
 mod fetch;
+mod glob;
 mod http;
 mod job;
+mod oci;
 mod schedule;
 mod state;
 mod sync;
@@ -62,22 +65,28 @@ trait Pull: Sized {
 /// Each kind, with its settings.
 #[derive(Debug, Clone)]
 pub enum Kind {
+    /// Packages of a Debian archive.
+    Apt(apt::Apt),
     /// A folder that is watched.
     Directory(directory::Directory),
     /// Files by URL.
     Http(http::Http),
+    /// Images of container registries.
+    Oci(oci::Oci),
     /// Terraform providers from their registries.
     Terraform(terraform::Terraform),
 }
 
 /// Their names.
-const KINDS: [&str; 3] = ["directory", "http", "terraform"];
+const KINDS: [&str; 5] = ["apt", "directory", "http", "oci", "terraform"];
 
 impl Kind {
     fn parse(name: &str, table: &mut Table<'_>) -> anyhow::Result<Self> {
         Ok(match name {
+            "apt" => Self::Apt(Pull::parse(table)?),
             "directory" => Self::Directory(Pull::parse(table)?),
             "http" => Self::Http(Pull::parse(table)?),
+            "oci" => Self::Oci(Pull::parse(table)?),
             "terraform" => Self::Terraform(Pull::parse(table)?),
             other => {
                 let hint = match nearest(other, KINDS.into_iter()) {
@@ -92,24 +101,30 @@ impl Kind {
     /// Its name.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Apt(_) => "apt",
             Self::Directory(_) => "directory",
             Self::Http(_) => "http",
+            Self::Oci(_) => "oci",
             Self::Terraform(_) => "terraform",
         }
     }
 
     fn homes(&self) -> Vec<Url> {
         match self {
+            Self::Apt(kind) => kind.homes(),
             Self::Directory(kind) => kind.homes(),
             Self::Http(kind) => kind.homes(),
+            Self::Oci(kind) => kind.homes(),
             Self::Terraform(kind) => kind.homes(),
         }
     }
 
     async fn pull(&self, job: &Arc<Job>) -> anyhow::Result<()> {
         match self {
+            Self::Apt(kind) => kind.pull(job).await,
             Self::Directory(kind) => kind.pull(job).await,
             Self::Http(kind) => kind.pull(job).await,
+            Self::Oci(kind) => kind.pull(job).await,
             Self::Terraform(kind) => kind.pull(job).await,
         }
     }

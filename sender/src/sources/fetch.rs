@@ -168,6 +168,11 @@ impl Answer {
         }
         Err(FetchError::status(self.url, self.status, &self.headers, &self.body))
     }
+
+    /// A field as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
 }
 
 /// An answer of which the body is still to come.

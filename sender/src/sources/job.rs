@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, bail};
 use diodesync::id::Sha256;
 use diodesync::pack::Blobs;
 use diodesync::release::index::ArtifactKind;
-use diodesync::release::name::ArtifactName;
+use diodesync::release::name::{ArtifactName, Suite};
 
 use super::config::Source;
 use super::fetch::{Download, Downloaded, FetchError, Fetcher, Request};
@@ -32,6 +32,7 @@ pub struct Job {
     daemon: Arc<Daemon>,
     report: Mutex<Report>,
     seen: Mutex<BTreeSet<String>>,
+    keeps_all: AtomicBool,
     message: Mutex<String>,
     /// How often each file of the folder was given out and is still to be submitted.
     given: Mutex<BTreeMap<PathBuf, usize>>,
@@ -51,6 +52,7 @@ impl Job {
             daemon,
             report: Mutex::default(),
             seen: Mutex::default(),
+            keeps_all: AtomicBool::new(false),
             message: Mutex::default(),
             given: Mutex::default(),
             kept: AtomicU64::default(),
@@ -65,6 +67,33 @@ impl Job {
             .chain(store.newest.get(&self.source.channel))
             .find_map(|index| index.artifacts.get(name))
             .cloned()
+    }
+
+    /// The `InRelease` of each proof that the source's channel has for packages of a suite.
+    pub fn proofs(&self, suite: &Suite) -> BTreeSet<Sha256> {
+        let store = lock(&self.daemon.store);
+        let staged = store.staged.values().filter(|index| index.channel == self.source.channel);
+        let all = staged.chain(store.newest.get(&self.source.channel)).flat_map(|index| &index.artifacts);
+        let proof = |(name, kind): (&ArtifactName, &ArtifactKind)| match (name, kind) {
+            (ArtifactName::Package(name), ArtifactKind::Package(package)) if name.suite == *suite => {
+                package.proof.map(|proof| proof.release)
+            }
+            _ => None,
+        };
+        all.filter_map(proof).collect()
+    }
+
+    /// Whether a blob is here and need not be fetched.
+    pub fn holds(&self, digest: &Sha256) -> bool {
+        lock(&self.daemon.store).catalog.blob(digest).is_some()
+    }
+
+    /// A blob that is here, if it has at most `max` octets and is what its digest says.
+    pub fn held(&self, digest: &Sha256, max: u64) -> anyhow::Result<Option<Vec<u8>>> {
+        let blob = lock(&self.daemon.store).catalog.blob(digest).cloned();
+        let Some(blob) = blob else { return Ok(None) };
+        let octets = self.daemon.packs.whole_blob(&blob, max)?;
+        Ok(octets.filter(|octets| Sha256::of(octets) == *digest))
     }
 
     /// What is being done, for whoever watches.
@@ -118,6 +147,16 @@ impl Job {
         let problem = Problem { what: what.to_string(), why: format!("{error:#}") };
         tracing::warn!(source = self.source.name, "{} failed: {}", problem.what, problem.why);
         lock(&self.report).failed.push(problem);
+    }
+
+    /// Something newer was refused, and what it would have replaced serves on: nothing counts as gone in this pull.
+    pub fn keep_all(&self) {
+        self.keeps_all.store(true, Ordering::Relaxed);
+    }
+
+    /// See [`Self::keep_all`].
+    pub(super) fn keeps_all(&self) -> bool {
+        self.keeps_all.load(Ordering::Relaxed)
     }
 
     /// The artifact is left for the next time, and is not gone.

@@ -212,7 +212,10 @@ impl Sources {
         if let Ok(job) = &ended
             && report.failed.is_empty()
         {
-            let seen = job.seen();
+            let mut seen = job.seen();
+            if job.keeps_all() {
+                seen.extend(state.held.iter().cloned());
+            }
             report.gone = state.held.difference(&seen).cloned().collect();
             match settle(daemon, source, was_open, &mut report) {
                 Ok(()) => state.is_open = false,

@@ -51,6 +51,14 @@ impl Gpg {
         self.run(&["--local-user", &self.user, "--detach-sign", "--output", "-", &path])
     }
 
+    /// A text with its signature around it.
+    pub fn clearsign(&self, content: &[u8]) -> Result<Vec<u8>> {
+        let path = self.home.join("content");
+        std::fs::write(&path, content)?;
+        let path = path.display().to_string();
+        self.run(&["--local-user", &self.user, "--clearsign", "--output", "-", &path])
+    }
+
     /// The ASCII-armored public key.
     pub fn key(&self) -> Result<String> {
         Ok(String::from_utf8(self.run(&["--armor", "--export", &self.user])?)?)

@@ -8,8 +8,8 @@
 //! | [`nonces`] | what the sender has sealed with, over all its sessions |
 //! | [`weather`] | a one-way UDP path in user space, with seeded bad weather |
 //! | [`netns`] | a one-way path between two network namespaces |
-//! | [`deb`] | Debian packages |
 //! | [`origin`], [`gpg`] | an upstream with faults, a Terraform registry in it, and the real `gpg` |
+//! | [`deb`], [`archive`], [`apt`] | Debian packages, an archive of them, and the real `apt` with a root of its own |
 //! | [`provider`] | a Terraform provider release as a registry has it, signed |
 //! | [`oci`] | container images, signed, and the real `skopeo` and `podman` |
 //! | [`registry`] | the real `docker-registry`, and a gate in front of it that stops half-way |
@@ -23,6 +23,8 @@
 //! | [`mirror`] | what the receiver serves, and comparing it with what was submitted |
 //! | [`scratch`], [`prng`], [`skip`] | temporary folders, seeded numbers, tests that cannot run here |
 
+pub mod apt;
+pub mod archive;
 pub mod bins;
 pub mod browser;
 pub mod clock;

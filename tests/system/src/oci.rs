@@ -175,7 +175,8 @@ impl Signer {
         Ok(signer)
     }
 
-    fn public(&self) -> PathBuf {
+    /// Where the public key is.
+    pub fn public(&self) -> PathBuf {
         self.dir.join("image.pub")
     }
 

@@ -5,81 +5,13 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use diodesync_system::apt::Apt;
 use diodesync_system::deb::{deb, find, run};
 use diodesync_system::netns::{Family, Gap};
 use diodesync_system::side::{Pair, Setup};
 use diodesync_system::tree;
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// An apt of its own, with nothing of this machine's configuration.
-struct Apt {
-    dir: PathBuf,
-    prefix: Vec<std::ffi::OsString>,
-}
-
-impl Apt {
-    fn new(pair: &Pair, sources: &str, key: &[u8]) -> Self {
-        let dir = pair.dir.join("apt");
-        for sub in [
-            "etc/sources.list.d",
-            "etc/preferences.d",
-            "etc/apt.conf.d",
-            "state/lists/partial",
-            "cache/archives/partial",
-            "dpkg",
-        ] {
-            std::fs::create_dir_all(dir.join(sub)).unwrap();
-        }
-        std::fs::write(dir.join("dpkg/status"), b"").unwrap();
-        std::fs::write(dir.join("key.asc"), key).unwrap();
-        let ours = dir.join("key.asc").display().to_string();
-        let sources = sources.replace("/etc/apt/keyrings/diodesync.asc", &ours);
-        std::fs::write(dir.join("etc/sources.list.d/diodesync.sources"), sources).unwrap();
-        let path = |sub: &str| dir.join(sub).display().to_string();
-        let config = format!(
-            "Dir::Etc \"{}\";\nDir::Etc::sourcelist \"/dev/null\";\nDir::State \"{}\";\nDir::Cache \"{}\";\n\
-             Dir::State::status \"{}\";\nAPT::Architecture \"amd64\";\nAPT::Architectures {{ \"amd64\"; }};\n\
-             Acquire::Check-Valid-Until \"true\";\nAcquire::Check-Date \"true\";\nAcquire::https::CAInfo \"{}\";\n\
-             Acquire::Languages \"none\";\nAcquire::By-Hash \"force\";\nAPT::Sandbox::User \"root\";\nAcquire::Retries \"0\";\n",
-            path("etc"),
-            path("state"),
-            path("cache"),
-            path("dpkg/status"),
-            pair.ca().display()
-        );
-        std::fs::write(dir.join("apt.conf"), config).unwrap();
-        Self { dir, prefix: pair.high_prefix().to_vec() }
-    }
-
-    fn get(&self, arguments: &[&str]) -> (bool, String) {
-        let mut words = self.prefix.clone();
-        words.push("apt-get".into());
-        let mut command = Command::new(&words[0]);
-        command
-            .args(&words[1..])
-            .args(arguments)
-            .env("APT_CONFIG", self.dir.join("apt.conf"))
-            .env("LC_ALL", "C");
-        let output = command.output().unwrap();
-        let said =
-            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        (output.status.success(), said)
-    }
-
-    fn ok(&self, arguments: &[&str]) -> String {
-        let (done, said) = self.get(arguments);
-        assert!(done, "apt-get {arguments:?}: {said}");
-        said
-    }
-
-    /// SHA-256 of what was downloaded, by name.
-    fn archives(&self) -> Vec<(String, String)> {
-        let digests = tree::digests(&self.dir.join("cache/archives"), "").unwrap();
-        let debs = digests.into_iter().filter(|(name, _)| name.ends_with(".deb"));
-        debs.map(|(name, (digest, _))| (name, digest)).collect()
-    }
-}
 
 fn release(pair: &mut Pair, number: u64, debs: &[&PathBuf]) {
     let mut words = vec!["submit", "packages", "--suite", "bookworm"];
@@ -112,12 +44,12 @@ fn stock_apt_installs_from_the_far_side() {
     let text = |body: Vec<u8>| String::from_utf8(body).unwrap();
     let sources = text(mirror.https.get_ok("/client/diodesync.sources").unwrap().body);
     let key = mirror.https.get_ok("/client/apt-key.asc").unwrap().body;
-    let apt = Apt::new(&pair, &sources, &key);
-    let said = apt.ok(&["update", "-o", "Debug::Acquire::https=true"]);
+    let apt = Apt::new(&pair, &sources, &key).unwrap();
+    let said = apt.ok(&["update", "-o", "Debug::Acquire::https=true"]).unwrap();
     assert!(said.contains("/by-hash/SHA256/"), "apt did not ask by hash: {said}");
-    let said = apt.ok(&["install", "--yes", "--download-only", "diode-tool", "diode-other"]);
-    assert_eq!(apt.archives().len(), 3, "{said}");
-    for (name, digest) in apt.archives() {
+    let said = apt.ok(&["install", "--yes", "--download-only", "diode-tool", "diode-other"]).unwrap();
+    assert_eq!(apt.archives().unwrap().len(), 3, "{said}");
+    for (name, digest) in apt.archives().unwrap() {
         let source = [&tool, &data, &other].into_iter().find(|path| {
             let package = path.file_name().unwrap().to_str().unwrap().split('_').next().unwrap();
             name.starts_with(&format!("{package}_"))
@@ -137,7 +69,7 @@ fn stock_apt_installs_from_the_far_side() {
     run(Command::new("gpgv").arg("--keyring").arg(work.join("key.gpg")).arg(work.join("InRelease"))).unwrap();
     let stranger = diodesync_system::provider::Publisher::new().unwrap().armored_key().unwrap();
     std::fs::write(apt.dir.join("key.asc"), stranger).unwrap();
-    let (_, said) = apt.get(&["update"]);
+    let (_, said) = apt.get(&["update"]).unwrap();
     assert!(said.contains("NO_PUBKEY") || said.contains("not signed"), "{said}");
     std::fs::write(apt.dir.join("key.asc"), &key).unwrap();
 
@@ -145,8 +77,8 @@ fn stock_apt_installs_from_the_far_side() {
     let packages = said_path(&text(inrelease), "main/binary-amd64/Packages");
     let newer = deb(&work, "diode-data", "1.1", "all", "", "xz").unwrap();
     release(&mut pair, 2, &[&newer]);
-    apt.ok(&["update"]);
-    let said = apt.ok(&["install", "--yes", "--download-only", "diode-data"]);
+    apt.ok(&["update"]).unwrap();
+    let said = apt.ok(&["install", "--yes", "--download-only", "diode-data"]).unwrap();
     assert!(said.contains("1.1"), "{said}");
     let old = format!("/apt/dists/bookworm/main/binary-amd64/by-hash/SHA256/{packages}");
     assert!(mirror.https.get_ok(&old).is_ok());
@@ -154,7 +86,7 @@ fn stock_apt_installs_from_the_far_side() {
     // After a restart everything is there, under the same key, and the index from before it too.
     pair.high.kill_9().unwrap();
     pair.high.start().unwrap();
-    apt.ok(&["update"]);
+    apt.ok(&["update"]).unwrap();
     let mut mirror = pair.mirror().unwrap();
     assert!(mirror.https.get_ok(&old).is_ok());
 
@@ -190,11 +122,10 @@ fn stock_apt_installs_from_the_far_side() {
     assert_eq!(alarm(&pair), None);
     let key = pair.mirror().unwrap().https.get_ok("/client/apt-key.asc").unwrap().body;
     std::fs::write(apt.dir.join("key.asc"), key).unwrap();
-    apt.ok(&["update"]);
-    std::fs::remove_dir_all(apt.dir.join("cache/archives")).unwrap();
-    std::fs::create_dir_all(apt.dir.join("cache/archives/partial")).unwrap();
-    apt.ok(&["install", "--yes", "--download-only", "diode-data"]);
-    let archives = apt.archives();
+    apt.ok(&["update"]).unwrap();
+    apt.clean().unwrap();
+    apt.ok(&["install", "--yes", "--download-only", "diode-data"]).unwrap();
+    let archives = apt.archives().unwrap();
     assert!(archives.len() == 1 && archives[0].1 == tree::digest(&newer).unwrap().0, "{archives:?}");
 }
 

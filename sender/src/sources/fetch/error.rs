@@ -168,6 +168,15 @@ impl FetchError {
         Self::Broken { url: url.clone(), why: chain(error) }
     }
 
+    /// The status, if that is what it is.
+    pub fn status_code(&self) -> Option<StatusCode> {
+        match self {
+            Self::Status { status, .. } => Some(*status),
+            Self::GivenUp { last, .. } => last.status_code(),
+            _ => None,
+        }
+    }
+
     /// Whether it is about content that must not be taken, and not about the way to it.
     pub fn is_refusal(&self) -> bool {
         match self {
