@@ -253,7 +253,11 @@ impl Run<'_> {
     ) -> Result<Option<(u64, String)>, PushError> {
         let known = self.memory.upload.clone();
         if let Some(known) = known.filter(|known| known.repository == name && known.digest == *digest) {
-            let progress = self.registry.progress(name, &known.location).await?;
+            let progress = match self.registry.progress(name, &known.location).await {
+                // One that fails over an old upload must not fail over it for ever.
+                Err(PushError::Status { .. }) => None,
+                progress => progress?,
+            };
             if let Some((held, location)) = progress.filter(|(held, _)| (1..=bytes).contains(held)) {
                 tracing::info!(%digest, repository = name, held, bytes, "an upload that broke off is taken up");
                 return Ok(Some((held, location)));

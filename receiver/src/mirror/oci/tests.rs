@@ -33,6 +33,8 @@ enum Lie {
     None,
     /// The second part of a blob is taken by half, and then it is busy.
     Busy,
+    /// The same, and it fails when it is asked how far that is.
+    Forgetful,
     /// Uploads go on at another host.
     Elsewhere,
     /// Manifests are taken for others.
@@ -143,7 +145,8 @@ impl Fake {
         let parts = self.asked.iter().filter(|asked| asked.starts_with("PATCH")).count();
         match method {
             "POST" => self.upload.clear(),
-            "PATCH" if self.lie == Lie::Busy && parts == 2 => {
+            "GET" if self.lie == Lie::Forgetful => return respond(500, &[], ""),
+            "PATCH" if matches!(self.lie, Lie::Busy | Lie::Forgetful) && parts == 2 => {
                 self.upload.extend(&body[..body.len() / 2]);
                 return respond(
                     503,
@@ -306,6 +309,16 @@ async fn tokens_are_asked_for_and_an_upload_that_broke_off_is_taken_up() {
     let before = (stand.asked("P"), memory.clone());
     stand.push(&mut memory).await.unwrap();
     assert_eq!((stand.asked("P"), memory), before);
+}
+
+#[tokio::test]
+async fn an_upload_that_cannot_be_taken_up_begins_anew() {
+    let stand = Stand::new(Lie::Forgetful).await;
+    let mut memory = Memory::default();
+    stand.push(&mut memory).await.unwrap_err();
+    assert!(memory.upload.is_some());
+    assert_eq!(stand.push(&mut memory).await.unwrap().artifacts, 1);
+    assert_eq!(stand.asked("POST /v2/demo/blobs/uploads/"), 4, "one for each blob, and one again");
 }
 
 #[tokio::test]
