@@ -88,6 +88,19 @@ pub enum PushError {
         /// What is wrong with its answer.
         why: String,
     },
+    /// An index of some platforms is not taken.
+    #[error(
+        "{what}: it was released for some of its platforms, and {host} takes no index whose manifests are not all there \
+         (status {status}); release all of its platforms"
+    )]
+    Partial {
+        /// What was asked.
+        what: String,
+        /// Whom.
+        host: String,
+        /// Its status.
+        status: u16,
+    },
     /// Something of ours.
     #[error("{0}")]
     Here(String),
@@ -97,6 +110,15 @@ pub enum PushError {
 }
 
 impl PushError {
+    /// Whether it is about one image, so that the others can be pushed.
+    pub fn is_of_one_image(&self) -> bool {
+        match self {
+            Self::Partial { .. } => true,
+            Self::Status { status, .. } => (400..500).contains(status) && *status != 429,
+            _ => false,
+        }
+    }
+
     /// When it is to be asked again, if it said so.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

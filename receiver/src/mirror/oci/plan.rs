@@ -45,6 +45,8 @@ pub struct Piece {
     pub subject: Option<Sha256>,
     /// Its entry in a list of referrers.
     pub descriptor: Value,
+    /// Whether it is an index of which some platforms were left out.
+    pub is_partial: bool,
 }
 
 impl Repository {
@@ -133,7 +135,8 @@ impl Repository {
             let Some(manifest) = parsed.get(&digest).filter(|_| !done.contains(&digest)) else { continue };
             if is_seen {
                 done.insert(digest);
-                self.manifests.push(piece(digest, manifest));
+                let is_partial = manifest.manifests.iter().any(|child| image.omitted.contains(&child.digest));
+                self.manifests.push(piece(digest, manifest, is_partial));
                 continue;
             }
             open.push((digest, true));
@@ -144,7 +147,7 @@ impl Repository {
     }
 }
 
-fn piece(digest: Sha256, manifest: &Manifest) -> Piece {
+fn piece(digest: Sha256, manifest: &Manifest, is_partial: bool) -> Piece {
     let mut descriptor = json!({
         "mediaType": manifest.kind.media_type(),
         "digest": format!("sha256:{digest}"),
@@ -162,6 +165,7 @@ fn piece(digest: Sha256, manifest: &Manifest) -> Piece {
         blobs: manifest.blobs.iter().map(|blob| blob.digest).collect(),
         subject: manifest.subject,
         descriptor,
+        is_partial,
     }
 }
 

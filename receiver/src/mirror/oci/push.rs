@@ -122,24 +122,58 @@ impl Run<'_> {
             }
             missing.insert(name, lacking);
         }
-        let mut outcome = Outcome::default();
+        let (mut outcome, mut failures) = (Outcome::default(), Vec::new());
         for (name, repository) in &plan.repositories {
-            for piece in &repository.manifests {
-                if missing.get(name.as_str()).is_some_and(|missing| missing.contains(&piece.digest)) {
-                    self.push_piece(name, piece).await?;
-                }
-            }
-            self.push_referrers(name, repository).await?;
-            // Signatures before what they sign: whoever sees the image's tag finds them.
-            let (accessories, plain): (Vec<_>, Vec<_>) =
-                repository.tags.iter().partition(|(tag, _)| tag.as_str().starts_with("sha256-"));
-            for (tag, digest) in accessories.into_iter().chain(plain) {
-                self.push_tag(name, repository, tag, digest).await?;
-                outcome.artifacts += 1;
-            }
+            let lacking = missing.remove(name.as_str()).unwrap_or_default();
+            outcome.artifacts += self.push_repository(name, repository, &lacking, &mut failures).await?;
+        }
+        if let Some(first) = failures.first() {
+            let more = match failures.len() {
+                1 => String::new(),
+                many => format!(" (and {} more that are not taken)", many - 1),
+            };
+            return Err(PushError::Here(format!("{first}{more}")));
         }
         self.take_away_gone(plan, &mut outcome).await?;
         Ok(outcome)
+    }
+
+    /// What of a repository is lacking, and its tags. What the registry does not take of one image is no reason to keep the
+    /// others from it. Returns the tags that are there.
+    async fn push_repository(
+        &mut self,
+        name: &str,
+        repository: &Repository,
+        lacking: &BTreeSet<Sha256>,
+        failures: &mut Vec<PushError>,
+    ) -> Result<u64, PushError> {
+        let (mut tags, mut refused) = (0, BTreeSet::new());
+        for piece in repository.manifests.iter().filter(|piece| lacking.contains(&piece.digest)) {
+            match self.push_piece(name, piece).await {
+                Err(error) if error.is_of_one_image() => {
+                    failures.push(error);
+                    refused.insert(piece.digest);
+                }
+                pushed => pushed?,
+            }
+        }
+        self.push_referrers(name, repository).await?;
+        // Signatures before what they sign: whoever sees the image's tag finds them.
+        let (accessories, plain): (Vec<_>, Vec<_>) =
+            repository.tags.iter().partition(|(tag, _)| tag.as_str().starts_with("sha256-"));
+        for (tag, digest) in accessories.into_iter().chain(plain) {
+            if refused.contains(digest) {
+                continue;
+            }
+            match self.push_tag(name, repository, tag, digest).await {
+                Err(error) if error.is_of_one_image() => failures.push(error),
+                pushed => {
+                    pushed?;
+                    tags += 1;
+                }
+            }
+        }
+        Ok(tags)
     }
 
     fn go_on(&mut self, doing: String) -> Result<(), PushError> {
@@ -176,7 +210,15 @@ impl Run<'_> {
         self.go_on(format!("pushing manifest sha256:{} to {name}", piece.digest))?;
         let octets = self.octets(piece.digest).await?;
         self.reporter.sent(octets.len() as u64);
-        self.registry.put_manifest(name, &format!("sha256:{}", piece.digest), &piece.media_type, octets).await
+        let reference = format!("sha256:{}", piece.digest);
+        match self.registry.put_manifest(name, &reference, &piece.media_type, octets).await {
+            Err(PushError::Status { what, host, status: status @ (400 | 404 | 422), .. })
+                if piece.is_partial =>
+            {
+                Err(PushError::Partial { what, host, status })
+            }
+            put => put,
+        }
     }
 
     async fn push_blob(&mut self, name: &str, digest: &Sha256) -> Result<(), PushError> {

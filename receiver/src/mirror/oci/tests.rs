@@ -35,6 +35,8 @@ enum Lie {
     Busy,
     /// The same, and it fails when it is asked how far that is.
     Forgetful,
+    /// One manifest is not taken.
+    Picky,
     /// Uploads go on at another host.
     Elsewhere,
     /// Manifests are taken for others.
@@ -106,7 +108,7 @@ impl Fake {
             return respond(401, &[("www-authenticate", &challenge)], "");
         }
         if path.contains("/uploads/") {
-            return self.upload(method, query, body);
+            return self.upload(method, repository, query, body);
         }
         let last = path.rsplit('/').next().unwrap_or_default().to_owned();
         match (method, path.contains("/manifests/")) {
@@ -125,6 +127,9 @@ impl Fake {
                 }
                 None => respond(404, &[], ""),
             },
+            ("PUT", true) if String::from_utf8_lossy(&body).contains("picky") => {
+                respond(400, &[], r#"{"errors":[{"code":"MANIFEST_INVALID","message":"no"}]}"#)
+            }
             ("PUT", true) => {
                 let digest = match self.lie {
                     Lie::OtherDigest => format!("sha256:{}", Sha256::of(b"other")),
@@ -139,9 +144,9 @@ impl Fake {
         }
     }
 
-    fn upload(&mut self, method: &str, query: &str, body: Vec<u8>) -> Response<Body> {
+    fn upload(&mut self, method: &str, repository: &str, query: &str, body: Vec<u8>) -> Response<Body> {
         let host = if self.lie == Lie::Elsewhere { "elsewhere.site" } else { "localhost" };
-        let location = format!("https://{host}/v2/demo/blobs/uploads/1?_state=x");
+        let location = format!("https://{host}/v2/{repository}/blobs/uploads/1?_state=x");
         let parts = self.asked.iter().filter(|asked| asked.starts_with("PATCH")).count();
         match method {
             "POST" => self.upload.clear(),
@@ -197,6 +202,14 @@ impl Stand {
         let packs = Arc::new(PackStore::open(&dir.path().join("packs")).unwrap());
         let mut release = Release::new("main", 1);
         image(&mut release);
+        if lie == Lie::Picky {
+            let manifest = json!({
+                "schemaVersion": 2, "mediaType": IMAGE, "layers": [],
+                "config": described("application/vnd.picky", b"{}"),
+            });
+            release.image("ghcr.io/coder/demo", "a", &[manifest.to_string().as_bytes()], &[b"{}"]);
+            release.image("ghcr.io/coder/a", "a", &[manifest.to_string().as_bytes()], &[b"{}"]);
+        }
         let site = Arc::new(Site::new(vec![release.publish(&packs)], packs).unwrap());
         let ca = certs::make_ca("site", 1_795_000_000).unwrap();
         let server =
@@ -319,6 +332,21 @@ async fn an_upload_that_cannot_be_taken_up_begins_anew() {
     assert!(memory.upload.is_some());
     assert_eq!(stand.push(&mut memory).await.unwrap().artifacts, 1);
     assert_eq!(stand.asked("POST /v2/demo/blobs/uploads/"), 4, "one for each blob, and one again");
+}
+
+#[tokio::test]
+async fn what_is_not_taken_of_one_image_keeps_no_other_from_being_pushed() {
+    let stand = Stand::new(Lie::Picky).await;
+    let mut memory = Memory::default();
+    let text = stand.push(&mut memory).await.unwrap_err().to_string();
+    for word in
+        ["pushing manifest a:sha256:", "status 400", "MANIFEST_INVALID no", "and 1 more that are not taken"]
+    {
+        assert!(text.contains(word), "{text}");
+    }
+    let fake = stand.fake.lock().unwrap();
+    assert!(fake.manifests.contains_key("v1") && !fake.manifests.contains_key("a"));
+    assert_eq!(memory.tags.len(), 1);
 }
 
 #[tokio::test]
