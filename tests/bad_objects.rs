@@ -186,7 +186,8 @@ fn heads() {
     let version = |version| Raw::with(|raw| raw.head[4] = version);
     refused("version-0", "version 0", &version(0));
     refused("version-2-without-need", "not the lowest", &version(2));
-    refused("version-3", "versions 1 to 2; upgrade", &version(3));
+    refused("version-3-without-need", "not the lowest", &version(3));
+    refused("version-4", "versions 1 to 3; upgrade", &version(4));
     for channel in ["", "Main", "..", "a/b", "m\0"] {
         refused(
             "a-channel-name-that-is-none",
