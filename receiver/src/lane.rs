@@ -358,6 +358,8 @@ impl Lane {
         let wire_version = session.version as u8;
         tracing::info!(lane = %self.config.name, session = number.0, floor, wire_version, "new session");
         self.wire_version = Some(wire_version);
+        // The sender's clock may have been set back since, by which runs of probes are told apart.
+        self.probe = ProbeSeen::default();
         self.refused_session = None;
         self.beacons = (0, clock_ms());
         self.intake.adopt(session, floor);

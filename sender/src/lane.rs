@@ -45,6 +45,8 @@ const TICK: Duration = Duration::from_millis(20);
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 /// The time between two attempts to send while the operating system refuses.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// How long blocks wait for another that is being encoded.
+const FILLING_MAX: Duration = Duration::from_millis(500);
 /// Attempts before the lane gives its jobs back.
 const RETRIES: u32 = 3;
 /// Octets of a batch: what one GSO call carries.
@@ -178,6 +180,7 @@ pub fn start(
         changes: 0,
         generation: 0,
         encoding: Vec::new(),
+        came: Instant::now(),
         ready: VecDeque::new(),
         leaving: Vec::new(),
         measured: (Instant::now(), 0),
@@ -210,6 +213,8 @@ struct Lane {
     /// Counts how often everything was given back, so that blocks from before are recognised.
     generation: u64,
     encoding: Vec<Job>,
+    /// When an encoder was done with one last, or had nothing to do.
+    came: Instant,
     ready: VecDeque<(Job, EncodedBlock)>,
     /// Jobs whose last symbol is in the batch.
     leaving: Vec<Job>,
@@ -244,7 +249,9 @@ impl Lane {
                 continue;
             }
             // A burst is spread over the blocks that are on their way, so nothing goes out while others could join them.
-            let is_filling = self.transmitter.interleaver().has_room() && !self.encoding.is_empty();
+            let is_filling = self.transmitter.interleaver().has_room()
+                && !self.encoding.is_empty()
+                && now.saturating_duration_since(self.came) < FILLING_MAX;
             match if is_filling && !self.transmitter.is_due(now) { 0 } else { self.transmit(now) } {
                 0 => self.idle(now, idle_until),
                 bytes => self.pacer.sent(now, bytes),
@@ -318,6 +325,7 @@ impl Lane {
                 continue;
             }
             self.encoding.retain(|encoding| *encoding != job);
+            self.came = now;
             match block {
                 Some(block) if self.sending.is_current(&job) => self.ready.push_back((job, block)),
                 Some(_) => self.sending.give_back(self.via.slot, [job]),
@@ -334,6 +342,9 @@ impl Lane {
                 Ok((job, control)) => {
                     // The rate of the hour is looked up soon enough.
                     self.round = job.round;
+                    if self.encoding.is_empty() {
+                        self.came = now;
+                    }
                     self.encoding.push(job);
                     self.encoders.encode(self.generation, job, &control);
                 }

@@ -48,7 +48,7 @@ impl ProbeSeen {
         if probe.is_end {
             (train.rate_bits_per_s, train.sent) = (probe.rate_bits_per_s, probe.number);
         } else {
-            train.received += 1;
+            train.received = train.received.saturating_add(1);
             train.sent = train.sent.max(probe.number.saturating_add(1));
         }
     }

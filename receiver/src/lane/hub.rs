@@ -17,7 +17,7 @@ use diodesync::wire::{Beacon, ObjectId, SymbolHeader};
 
 use super::Decoding;
 use super::partial::Partials;
-use super::worker::{Outcome, Workers};
+use super::worker::{self, Outcome, Workers};
 use crate::handover::{Inbox, Judge, Notice, Order};
 
 /// Blocks that got no symbol for so long are kept on disk.
@@ -141,7 +141,10 @@ impl Hub {
             state.probed_bytes -= BLOCK_BYTES;
             let mut buffer = state.collector.take_buffer();
             buffer.resize(BLOCK_BYTES, 0);
-            state.workers.exercise(buffer);
+            let queue = state.workers.queue();
+            // Who probes one lane waits for the workers; the other lanes do not.
+            drop(state);
+            worker::exercise(queue, buffer);
         }
     }
 

@@ -28,7 +28,8 @@ pub enum Outcome {
 }
 
 /// What a worker does next.
-enum Work {
+#[derive(Debug)]
+pub enum Work {
     /// A block with enough symbols.
     Block(BlockKey, Block<Collecting>),
     /// As many octets as a block has, of probes: they cost what a block costs, and are nothing.
@@ -41,6 +42,16 @@ pub struct Workers {
     blocks: Option<SyncSender<Work>>,
     outcomes: Receiver<Outcome>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// Where work waits for a worker.
+pub type Queue = SyncSender<Work>;
+
+/// Has the work done that a block makes, for nothing. Waits for room in the queue.
+pub fn exercise(queue: Option<Queue>, octets: Vec<u8>) {
+    if let Some(queue) = queue {
+        let _ = queue.send(Work::Exercise(octets));
+    }
 }
 
 const THREADS: usize = 2;
@@ -72,11 +83,9 @@ impl Workers {
         }
     }
 
-    /// Has the work done that a block makes, for nothing.
-    pub fn exercise(&self, octets: Vec<u8>) {
-        if let Some(blocks) = &self.blocks {
-            let _ = blocks.send(Work::Exercise(octets));
-        }
+    /// Where work waits; none after the end.
+    pub fn queue(&self) -> Option<Queue> {
+        self.blocks.clone()
     }
 
     /// The next outcome.

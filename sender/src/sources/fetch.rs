@@ -280,7 +280,15 @@ impl Fetcher {
             pace.add(chunk.len(), &url)?;
             octets.extend_from_slice(&chunk);
         }
-        self.done.fetch_add(octets.len() as u64, Ordering::Relaxed);
+        let bytes = octets.len() as u64;
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+        // What is read into memory counts, too: many small answers are as much as one that is large.
+        let left = self
+            .bytes_left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+        if left.is_err() {
+            return Err(FetchError::Budget { url, max: self.bytes_max });
+        }
         let answer = Answer { status, headers, url, body: octets.into() };
         if is_worth_a_retry(status) {
             return Err(FetchError::status(answer.url, status, &answer.headers, &answer.body));

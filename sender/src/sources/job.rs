@@ -62,6 +62,9 @@ impl Job {
     /// What the next release of the source's channel would have under this name.
     pub fn present(&self, name: &ArtifactName) -> Option<ArtifactKind> {
         let store = lock(&self.daemon.store);
+        if store.withdrawn(&self.source.channel).contains(&name.to_string()) {
+            return None;
+        }
         let staged = store.staged.values().rev().filter(|index| index.channel == self.source.channel);
         staged
             .chain(store.newest.get(&self.source.channel))

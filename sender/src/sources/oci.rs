@@ -155,6 +155,8 @@ impl Oci {
                     match matching(pattern, &listed, self.newest) {
                         Ok(tags) => tags.into_iter().map(|tag| (tag, None)).collect(),
                         Err(error) => {
+                            // Nobody knows whether they are gone, or the list is lacking.
+                            job.keep_all();
                             job.problem(&format!("images {image}"), &error);
                             continue;
                         }

@@ -18,6 +18,9 @@ use crate::api::Daemon;
 use crate::status::Alarm;
 use crate::withdraw;
 
+/// How long what came in part is kept after it was last added to.
+const PARTS_KEPT: Duration = Duration::from_secs(2 * 24 * 3600);
+
 /// How often it is looked whether a source is due.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Pulls in a row that fail before it is an alarm.
@@ -93,15 +96,17 @@ impl Sources {
         let live = self.live();
         let is_due = |name: &&String| {
             live.get(*name).is_some_and(|live| !live.is_running)
-                && self.next_s(name, &live).is_some_and(|next_s| next_s <= now_s)
+                && self.next_s(name, &live, now_s).is_some_and(|next_s| next_s <= now_s)
         };
         self.all.keys().filter(is_due).cloned().collect()
     }
 
-    fn next_s(&self, name: &str, live: &BTreeMap<String, Live>) -> Option<u64> {
+    fn next_s(&self, name: &str, live: &BTreeMap<String, Live>, now_s: u64) -> Option<u64> {
         let State { last_began_s, failures, first_seen_s, .. } = &live.get(name)?.state;
         let schedule = self.all.get(name)?.schedule.as_ref()?;
-        Some(schedule.next_s(*last_began_s, *failures, *first_seen_s))
+        // What lies ahead was recorded before the clock was set back, and would hold the source for as long.
+        let last_began_s = last_began_s.filter(|last_s| *last_s <= now_s);
+        Some(schedule.next_s(last_began_s, *failures, (*first_seen_s).min(now_s)))
     }
 
     /// Everything about them.
@@ -127,7 +132,7 @@ impl Sources {
                 runs: one.runs,
                 last_began_s: one.state.last_began_s,
                 last_good_s: one.state.last_good_s,
-                next_s: self.next_s(name, &live),
+                next_s: self.next_s(name, &live, clock_s()),
                 problem,
             };
             Some(SourceDetail { status, report })
@@ -217,12 +222,27 @@ impl Sources {
                 seen.extend(state.held.iter().cloned());
             }
             report.gone = state.held.difference(&seen).cloned().collect();
+            if seen.is_empty() && !report.gone.is_empty() && source.gone == Gone::Withdraw {
+                // A folder that is not mounted, a registry that was emptied: more likely than that it is meant.
+                seen.extend(state.held.iter().cloned());
+                report.gone.clear();
+                report.failed.push(super::state::Problem {
+                    what: source.name.clone(),
+                    why: "there is nothing any more of what it had, and nothing was withdrawn; if that is right: \
+                          diode-sender withdraw"
+                        .to_owned(),
+                });
+            }
             match settle(daemon, source, was_open, &mut report) {
                 Ok(()) => state.is_open = false,
-                Err(error) => report.failed.push(super::state::Problem {
-                    what: format!("release of channel {}", source.channel),
-                    why: format!("{error:#}"),
-                }),
+                Err(error) => {
+                    // They are counted as gone again the next time.
+                    seen.extend(report.gone.iter().cloned());
+                    report.failed.push(super::state::Problem {
+                        what: format!("release of channel {}", source.channel),
+                        why: format!("{error:#}"),
+                    });
+                }
             }
             state.held = seen;
             if report.is_good() {
@@ -231,6 +251,9 @@ impl Sources {
         } else if let Ok(job) = &ended {
             // Nobody knows what is gone; what came is remembered.
             state.held.extend(job.seen());
+        }
+        if let Ok(job) = &ended {
+            remove_old(&job.folder);
         }
         let is_good = report.is_good();
         state.last_began_s = Some(began_s);
@@ -277,6 +300,17 @@ fn settle(daemon: &Daemon, source: &Source, was_open: bool, report: &mut Report)
         report.released = Some(daemon.cut(&source.channel, false)?.number);
     }
     Ok(())
+}
+
+/// What came in part for a pull that has failed is gone on with, but not for ever: an upstream whose artifacts change would
+/// fill the disk with the beginnings of old ones.
+fn remove_old(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let age = entry.metadata().and_then(|found| found.modified()).map(|changed| changed.elapsed());
+        if age.is_ok_and(|age| age.is_ok_and(|age| age > PARTS_KEPT)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// What came in part is not needed any more.

@@ -30,10 +30,19 @@ pub struct UrlError {
     why: &'static str,
 }
 
+/// A query may hold a signature that gives access, and what stands before `@` a password.
+fn without_secrets(text: &str) -> &str {
+    let text = text.split('?').next().unwrap_or_default();
+    let authority_end = text.find("://").and_then(|at| text.get(at + 3..)?.find('/').map(|end| at + 3 + end));
+    let secret_end =
+        text.get(..authority_end.unwrap_or(text.len())).and_then(|authority| authority.rfind('@'));
+    secret_end.and_then(|at| text.get(at + 1..)).unwrap_or(text)
+}
+
 impl Url {
     /// Reads an absolute URL. A fragment is left out.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
-        let no = |why| UrlError { found: text.chars().take(200).collect(), why };
+        let no = |why| UrlError { found: without_secrets(text).chars().take(200).collect(), why };
         if text.len() > URL_BYTES_MAX {
             return Err(no("it is longer than 8192 octets"));
         }

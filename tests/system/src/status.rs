@@ -295,6 +295,7 @@ mod tests {
                      "reason":"why"}]}],
                 "disk":{"path":"/var/lib/diodesync/packs","total_bytes":9,"free_bytes":5,"reserve_bytes":1,"packs_bytes":2,
                         "freed_bytes":0},
+                "mirrors":[],
                 "alarms":[{"id":"silence","text":"nothing heard for 10 s"}]}"#,
         )
         .unwrap();

@@ -187,7 +187,17 @@ impl Connector {
             let (host, address) = (url.host().to_owned(), inner.ip().to_string());
             return Err(FetchError::Inner { url: asked.clone(), host, address });
         }
-        dial_any(url, &addresses).await.map_err(failed)
+        let stream = dial_any(url, &addresses).await.map_err(failed)?;
+        // What has the same address at both ends is this machine, by whatever address.
+        if let (Ok(peer), Ok(own)) = (stream.peer_addr(), stream.local_addr())
+            && peer.ip() == own.ip()
+            && !self.is_home(url)
+            && !self.is_home_inner().await
+        {
+            let (host, address) = (url.host().to_owned(), peer.ip().to_string());
+            return Err(FetchError::Inner { url: asked.clone(), host, address });
+        }
+        Ok(stream)
     }
 
     /// Behind a proxy, it looks names up; what says by itself where it leads is refused all the same.

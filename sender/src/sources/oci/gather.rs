@@ -19,6 +19,9 @@ use crate::sources::Job;
 /// What follows the digest in the tags of what belongs to it.
 const KINDS: [&str; 4] = ["", ".sig", ".att", ".sbom"];
 
+/// Octets of all manifests of one tag, which are held in memory: some thousand times what an image has.
+const MANIFESTS_BYTES_MAX: usize = 64 << 20;
+
 /// What was found for one tag.
 #[derive(Debug, Default)]
 pub struct Gathered {
@@ -34,6 +37,18 @@ pub struct Gathered {
 }
 
 impl Gathered {
+    /// Refuses what no image has, while it is being read.
+    fn check_size(&self) -> anyhow::Result<()> {
+        let (count, bytes) = (self.octets.len() as u64, self.octets.values().map(Bytes::len).sum::<usize>());
+        if count > IMAGE_MANIFESTS_MAX || self.tags.len() as u64 > IMAGE_MANIFESTS_MAX {
+            bail!("more than {IMAGE_MANIFESTS_MAX} manifests or tags belong to it, the limit");
+        }
+        if bytes > MANIFESTS_BYTES_MAX {
+            bail!("its manifests have more than {} MiB, the limit", MANIFESTS_BYTES_MAX >> 20);
+        }
+        Ok(())
+    }
+
     /// What is to be served under a tag.
     pub fn image(&self, root: Sha256) -> anyhow::Result<Image> {
         let mut manifests = self.manifests.clone();
@@ -77,6 +92,7 @@ impl Search<'_> {
             };
             found.manifests.insert(&octets)?;
             found.octets.insert(digest, octets);
+            found.check_size()?;
             let manifest =
                 found.manifests.get(&digest).cloned().context("a manifest that was just read is gone")?;
             found.blobs.extend(manifest.blobs.iter().map(|blob| (blob.digest, blob.bytes)));
@@ -84,11 +100,7 @@ impl Search<'_> {
             open.extend(kept.iter().map(|child| child.digest));
             found.omitted.extend(left_out);
             open.extend(self.registry.referrers(&digest).await?.unwrap_or_default());
-            for (tag, root, octets) in self.accessories(&digest).await? {
-                found.tags.insert(tag, root);
-                found.octets.insert(root, octets);
-                open.push(root);
-            }
+            self.accessories(&digest, &mut found, &mut open).await?;
         }
         // What is left out of one index may be needed by another.
         found.omitted.retain(|digest| !seen.contains(digest));
@@ -142,7 +154,12 @@ impl Search<'_> {
     }
 
     /// What is found under the tags that say that they belong to a manifest.
-    async fn accessories(&self, digest: &Sha256) -> anyhow::Result<Vec<(Tag, Sha256, Bytes)>> {
+    async fn accessories(
+        &self,
+        digest: &Sha256,
+        found: &mut Gathered,
+        open: &mut Vec<Sha256>,
+    ) -> anyhow::Result<()> {
         let name = format!("sha256-{digest}");
         let tags: Vec<Tag> = match self.known {
             Some(known) => {
@@ -151,12 +168,14 @@ impl Search<'_> {
             }
             None => KINDS.iter().filter_map(|kind| format!("{name}{kind}").parse().ok()).collect(),
         };
-        let mut found = Vec::new();
         for tag in tags {
             if let Some((root, octets)) = self.registry.manifest(tag.as_str()).await? {
-                found.push((tag, root, octets));
+                found.tags.insert(tag, root);
+                found.octets.insert(root, octets);
+                found.check_size()?;
+                open.push(root);
             }
         }
-        Ok(found)
+        Ok(())
     }
 }

@@ -74,7 +74,9 @@ impl Registry {
             self.fetch.answer(&request, max).await
         };
         let answer = ask().await?;
-        if answer.status == StatusCode::UNAUTHORIZED && self.authorize(&answer).await? {
+        // What a redirect has led to is not the registry, and gets nothing of what is the registry's.
+        let is_own = answer.url.origin() == self.base.origin();
+        if answer.status == StatusCode::UNAUTHORIZED && is_own && self.authorize(&answer).await? {
             return Ok(ask().await?);
         }
         Ok(answer)
