@@ -41,6 +41,8 @@ pub struct Piece {
     pub media_type: String,
     /// Configuration and layers that it names.
     pub blobs: Vec<Sha256>,
+    /// Manifests that it names and that belong here; those that were left out of the release are not among them.
+    pub children: Vec<Sha256>,
     /// What it refers to.
     pub subject: Option<Sha256>,
     /// Its entry in a list of referrers.
@@ -135,8 +137,12 @@ impl Repository {
             let Some(manifest) = parsed.get(&digest).filter(|_| !done.contains(&digest)) else { continue };
             if is_seen {
                 done.insert(digest);
-                let is_partial = manifest.manifests.iter().any(|child| image.omitted.contains(&child.digest));
-                self.manifests.push(piece(digest, manifest, is_partial));
+                let (omitted, children): (Vec<Sha256>, Vec<Sha256>) = manifest
+                    .manifests
+                    .iter()
+                    .map(|child| child.digest)
+                    .partition(|child| image.omitted.contains(child));
+                self.manifests.push(piece(digest, manifest, children, !omitted.is_empty()));
                 continue;
             }
             open.push((digest, true));
@@ -147,7 +153,7 @@ impl Repository {
     }
 }
 
-fn piece(digest: Sha256, manifest: &Manifest, is_partial: bool) -> Piece {
+fn piece(digest: Sha256, manifest: &Manifest, children: Vec<Sha256>, is_partial: bool) -> Piece {
     let mut descriptor = json!({
         "mediaType": manifest.kind.media_type(),
         "digest": format!("sha256:{digest}"),
@@ -163,6 +169,7 @@ fn piece(digest: Sha256, manifest: &Manifest, is_partial: bool) -> Piece {
         digest,
         media_type: manifest.kind.media_type().to_owned(),
         blobs: manifest.blobs.iter().map(|blob| blob.digest).collect(),
+        children,
         subject: manifest.subject,
         descriptor,
         is_partial,

@@ -148,7 +148,16 @@ impl Run<'_> {
         failures: &mut Vec<PushError>,
     ) -> Result<u64, PushError> {
         let (mut tags, mut refused) = (0, BTreeSet::new());
-        for piece in repository.manifests.iter().filter(|piece| lacking.contains(&piece.digest)) {
+        for piece in &repository.manifests {
+            // An index is as good as what it names: a tag must not be moved onto half an image, even if the registry holds
+            // the index from before.
+            if piece.children.iter().any(|child| refused.contains(child)) {
+                refused.insert(piece.digest);
+                continue;
+            }
+            if !lacking.contains(&piece.digest) {
+                continue;
+            }
             match self.push_piece(name, piece).await {
                 Err(error) if error.is_of_one_image() => {
                     failures.push(error);

@@ -37,6 +37,8 @@ enum Lie {
     Forgetful,
     /// One manifest is not taken.
     Picky,
+    /// One manifest that an index names is not taken.
+    Half,
     /// Uploads go on at another host.
     Elsewhere,
     /// Manifests are taken for others.
@@ -210,6 +212,17 @@ impl Stand {
             release.image("ghcr.io/coder/demo", "a", &[manifest.to_string().as_bytes()], &[b"{}"]);
             release.image("ghcr.io/coder/a", "a", &[manifest.to_string().as_bytes()], &[b"{}"]);
         }
+        if lie == Lie::Half {
+            let child = json!({
+                "schemaVersion": 2, "mediaType": IMAGE, "layers": [],
+                "config": described("application/vnd.picky", b"{}"),
+            });
+            let child = child.to_string().into_bytes();
+            let index = json!({
+                "schemaVersion": 2, "mediaType": super::push::INDEX, "manifests": [described(IMAGE, &child)],
+            });
+            release.image("ghcr.io/coder/half", "half", &[index.to_string().as_bytes(), &child], &[b"{}"]);
+        }
         let site = Arc::new(Site::new(vec![release.publish(&packs)], packs).unwrap());
         let ca = certs::make_ca("site", 1_795_000_000).unwrap();
         let server =
@@ -347,6 +360,19 @@ async fn what_is_not_taken_of_one_image_keeps_no_other_from_being_pushed() {
     let fake = stand.fake.lock().unwrap();
     assert!(fake.manifests.contains_key("v1") && !fake.manifests.contains_key("a"));
     assert_eq!(memory.tags.len(), 1);
+}
+
+#[tokio::test]
+async fn a_tag_is_not_moved_onto_half_an_image() {
+    let stand = Stand::new(Lie::Half).await;
+    stand.fake.lock().unwrap().manifests.insert("half".to_owned(), b"good".to_vec());
+    let mut memory = Memory::default();
+    for _ in 0..2 {
+        stand.push(&mut memory).await.unwrap_err();
+        assert_eq!(stand.fake.lock().unwrap().manifests["half"], b"good");
+    }
+    assert_eq!(stand.asked("PUT /v2/half/manifests/"), 2, "the child alone, once in each run");
+    assert_eq!(memory.tags.len(), 1, "the other image is there");
 }
 
 #[tokio::test]
