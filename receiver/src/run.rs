@@ -307,6 +307,14 @@ fn run_lane(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A follower's thread, which ends after `stop` is set.
+fn follow(follower: Follower, stop: Arc<AtomicBool>) -> anyhow::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name("follow".to_owned())
+        .spawn(move || follower.run(|| stop.load(Ordering::Relaxed)))
+        .context("cannot start a thread")
+}
+
 fn run_serve(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
     let listener = listen(config, runtime)?;
     let packs = Arc::new(PackStore::open(&config.dir.join("packs"))?);
@@ -315,11 +323,7 @@ fn run_serve(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
     let follower = Follower::open(&config.dir, packs, SERVE, Some(tls))?;
     let (site, pulse) = (follower.site(), follower.pulse());
     let stop = Arc::new(AtomicBool::new(false));
-    let is_stopped = stop.clone();
-    let thread = std::thread::Builder::new()
-        .name("follow".to_owned())
-        .spawn(move || follower.run(|| is_stopped.load(Ordering::Relaxed)))
-        .context("cannot start a thread")?;
+    let thread = follow(follower, stop.clone())?;
     let result = runtime.block_on(async {
         let stopped = until_signal()?;
         let https = https(config, site, ca_pem, listener, handle, stopped.clone())?;
@@ -340,11 +344,7 @@ fn run_mirror(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
     let follower = Follower::open(&config.dir, packs.clone(), MIRROR, None)?;
     let (site, pulse) = (follower.site(), follower.pulse());
     let stop = Arc::new(AtomicBool::new(false));
-    let is_stopped = stop.clone();
-    let thread = std::thread::Builder::new()
-        .name("follow".to_owned())
-        .spawn(move || follower.run(|| is_stopped.load(Ordering::Relaxed)))
-        .context("cannot start a thread")?;
+    let thread = follow(follower, stop.clone())?;
     let mirrors = mirror::start(&config.dir, &config.mirrors, &site, &packs)?;
     if config.mirrors.is_empty() {
         tracing::info!("there is no [[mirror]] in the configuration; nothing to do");

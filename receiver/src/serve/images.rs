@@ -11,7 +11,6 @@ use diodesync::limits::{MANIFEST_BYTES_MAX, REFERRERS_BYTES_MAX};
 use diodesync::pack::{Blobs, PackStore};
 use diodesync::release::image::Manifest;
 use diodesync::release::{ArtifactKind, ArtifactName, Blob, ImageRepository, Index};
-use serde_json::json;
 
 use super::site::SiteError;
 
@@ -98,18 +97,7 @@ impl Images {
             return Ok(place.insert(Read::Damaged).clone());
         };
         let Some(subject) = manifest.subject else { return Ok(place.insert(Read::Plain).clone()) };
-        let mut descriptor = json!({
-            "mediaType": manifest.kind.media_type(),
-            "digest": format!("sha256:{digest}"),
-            "size": manifest.bytes,
-        });
-        if let Some(object) = descriptor.as_object_mut() {
-            object.extend(manifest.artifact_type.iter().map(|own| ("artifactType".to_owned(), json!(own))));
-            if !manifest.annotations.is_empty() {
-                object.insert("annotations".to_owned(), json!(manifest.annotations));
-            }
-        }
-        let descriptor: Box<str> = descriptor.to_string().into();
+        let descriptor: Box<str> = manifest.descriptor(digest).to_string().into();
         self.referrers_bytes += descriptor.len();
         if self.referrers_bytes > REFERRERS_BYTES_MAX {
             return Err(SiteError::Referrers);

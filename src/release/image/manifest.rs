@@ -8,6 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::Deserialize;
+use serde_json::json;
 use thiserror::Error;
 
 use crate::id::Sha256;
@@ -247,6 +248,22 @@ struct Raw {
 }
 
 impl Manifest {
+    /// Its entry in a list of referrers (distribution specification 1.1, "Listing Referrers").
+    pub fn descriptor(&self, digest: &Sha256) -> serde_json::Value {
+        let mut descriptor = json!({
+            "mediaType": self.kind.media_type(),
+            "digest": format!("sha256:{digest}"),
+            "size": self.bytes,
+        });
+        if let Some(object) = descriptor.as_object_mut() {
+            object.extend(self.artifact_type.iter().map(|own| ("artifactType".to_owned(), json!(own))));
+            if !self.annotations.is_empty() {
+                object.insert("annotations".to_owned(), json!(self.annotations));
+            }
+        }
+        descriptor
+    }
+
     /// Reads a manifest. Its kind is its `mediaType`, which only OCI manifests may lack; those are told apart by their
     /// parts.
     pub fn parse(octets: &[u8]) -> Result<Self, ManifestError> {

@@ -7,7 +7,7 @@ use diodesync::limits::MANIFEST_BYTES_MAX;
 use diodesync::release::image::{Accessory, Manifest};
 use diodesync::release::index::Image;
 use diodesync::release::{ArtifactKind, ArtifactName, Tag};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::NameMap;
 use crate::serve::Site;
@@ -154,24 +154,13 @@ impl Repository {
 }
 
 fn piece(digest: Sha256, manifest: &Manifest, children: Vec<Sha256>, is_partial: bool) -> Piece {
-    let mut descriptor = json!({
-        "mediaType": manifest.kind.media_type(),
-        "digest": format!("sha256:{digest}"),
-        "size": manifest.bytes,
-    });
-    if let Some(object) = descriptor.as_object_mut() {
-        object.extend(manifest.artifact_type.iter().map(|own| ("artifactType".to_owned(), json!(own))));
-        if !manifest.annotations.is_empty() {
-            object.insert("annotations".to_owned(), json!(manifest.annotations));
-        }
-    }
     Piece {
         digest,
         media_type: manifest.kind.media_type().to_owned(),
         blobs: manifest.blobs.iter().map(|blob| blob.digest).collect(),
         children,
         subject: manifest.subject,
-        descriptor,
+        descriptor: manifest.descriptor(&digest),
         is_partial,
     }
 }
@@ -181,6 +170,8 @@ mod tests {
     use std::sync::Arc;
 
     use diodesync::pack::PackStore;
+
+    use serde_json::json;
 
     use super::*;
     use crate::serve::testing::{Release, TempDir};
