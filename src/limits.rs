@@ -94,5 +94,12 @@ pub const PACKAGES_BYTES_MAX: u64 = 512 << 20;
 /// Files that one `InRelease` names.
 pub const ARCHIVE_FILES_MAX: usize = 65_536;
 
+/// Octets of the archive of a Terraform module: modules are text.
+pub const MODULE_BYTES_MAX: u64 = 256 << 20;
+/// Octets of all that is in one.
+pub const MODULE_UNPACKED_BYTES_MAX: u64 = 1 << 30;
+/// Entries of one.
+pub const MODULE_ENTRIES_MAX: u64 = 50_000;
+
 /// Octets of one journal value.
 pub const JOURNAL_VALUE_BYTES_MAX: usize = 4096;

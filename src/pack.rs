@@ -5,6 +5,7 @@
 
 mod copy;
 pub mod fact;
+mod reader;
 mod space;
 mod sparse;
 mod stamp;
@@ -17,6 +18,7 @@ use thiserror::Error;
 
 use crate::id::BlockId;
 
+pub use reader::BlobReader;
 pub use space::{Disk, NoSpace, Space};
 pub use sparse::BlockRanges;
 pub use stamp::Stamp;

@@ -6,6 +6,7 @@ pub mod constraint;
 pub mod delta;
 pub mod image;
 pub mod index;
+pub mod module;
 pub mod name;
 pub mod package;
 pub mod provider;
@@ -13,6 +14,6 @@ pub mod retention;
 
 pub use index::{Artifact, ArtifactKind, Blob, Extent, Index, IndexError, PackRun};
 pub use name::{
-    ArtifactName, FilePath, ImageRepository, NameError, PackageName, Platform, ProviderAddress, Suite, Tag,
-    Version,
+    ArtifactName, FilePath, ImageRepository, ModuleAddress, NameError, PackageName, Platform,
+    ProviderAddress, Suite, Tag, Version,
 };

@@ -187,7 +187,8 @@ fn heads() {
     refused("version-0", "version 0", &version(0));
     refused("version-2-without-need", "not the lowest", &version(2));
     refused("version-3-without-need", "not the lowest", &version(3));
-    refused("version-4", "versions 1 to 3; upgrade", &version(4));
+    refused("version-4-without-need", "not the lowest", &version(4));
+    refused("version-5", "versions 1 to 4; upgrade", &version(5));
     for channel in ["", "Main", "..", "a/b", "m\0"] {
         refused(
             "a-channel-name-that-is-none",

@@ -17,7 +17,10 @@ use diodesync::id::{
 use diodesync::limits::BLOCK_BYTES;
 use diodesync::link::{Sealer, SessionSecret};
 use diodesync::recv::{Intake, Intaken};
-use diodesync::release::index::{Image, Package, PackageProof, Provider, ProviderArchive, ProviderProof};
+use diodesync::release::index::{
+    Image, Module, Package, PackageProof, Provider, ProviderArchive, ProviderProof,
+};
+use diodesync::release::name::ModuleFormat;
 use diodesync::release::{ArtifactKind, ArtifactName, Blob, Extent, Index, PackRun, PackageName};
 use diodesync::ticket::{Ticket, Want, What};
 use diodesync::trust::Bundle;
@@ -484,6 +487,40 @@ fn index_of_some_platforms_and_a_proven_package() {
     let mut older = release.encode();
     older[4] = 2;
     assert!(Index::parse(&older).is_err(), "version 2 knows neither");
+}
+
+#[test]
+fn index_of_a_module() {
+    let pack = PackId(*b"apackid1");
+    let (file_blob, archive) = (text_blob(b"hello", pack, 0), text_blob(b"an archive", pack, 100));
+    let run = PackRun { first: BlockNo(0), last_bytes: 110, hashes: vec![Blake3::of(b"block")] };
+    let name = |version: &str| {
+        let address = "registry.terraform.io/terraform-aws-modules/vpc/aws".parse().unwrap();
+        ArtifactName::Module(address, version.parse().unwrap())
+    };
+    let of = |format, folder: &str| {
+        ArtifactKind::Module(Module { format, folder: folder.parse().unwrap(), archive: archive.0 })
+    };
+    let release = Index {
+        channel: Channel::main(),
+        number: ReleaseNo(4),
+        created_s: 1_795_000_000,
+        baseline: Some(ReleaseNo(3)),
+        packs: [(pack, vec![run])].into(),
+        artifacts: [
+            file("hello", file_blob.0, false),
+            (name("5.21.0"), of(ModuleFormat::TarGz, "repo-0a1b/modules/a")),
+            (name("6.0.0-rc.1"), of(ModuleFormat::Zip, "")),
+        ]
+        .into(),
+        blobs: [file_blob, archive.clone()].into(),
+    };
+    index("index-of-a-module", "index of version 4 with a file and two versions of a module", &release);
+    for version in [1, 2, 3] {
+        let mut older = release.encode();
+        older[4] = version;
+        assert!(Index::parse(&older).is_err(), "version {version} knows no modules");
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod gc;
 mod image;
 mod judge;
 mod ledger;
+mod module;
 mod package;
 mod proof;
 mod retention;

@@ -5,6 +5,7 @@
 //! | `/` | what is published |
 //! | `/client/` | what a client needs: the authority's certificate, a `.terraformrc`, a `registries.conf`, a `hosts.toml` |
 //! | `/.well-known/terraform.json`, `/v1/providers/…` | the origin registries, replayed with their own proofs ([`registry`]) |
+//! | `/v1/modules/…` | Terraform's module registry ([`modules`]) |
 //! | `/mirror/…` | Terraform's network mirror protocol ([`mirror`]) |
 //! | `/apt/…` | a Debian archive ([`apt`]) |
 //! | `/v2/…` | a registry of container images ([`oci`]) |
@@ -26,6 +27,7 @@ mod html;
 mod images;
 mod listen;
 mod mirror;
+mod modules;
 mod oci;
 mod pages;
 mod registry;
@@ -36,6 +38,8 @@ pub(crate) mod testing;
 mod tests;
 #[cfg(test)]
 mod tests_of_images;
+#[cfg(test)]
+mod tests_of_modules;
 mod tls;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -119,6 +123,7 @@ pub fn router(site: SiteHandle, client: ClientFiles) -> Router {
         .route("/client/hosts.toml", get(client::images::hosts_toml))
         .route("/.well-known/terraform.json", get(registry::discovery))
         .route("/v1/providers/{*path}", get(registry::provider))
+        .route("/v1/modules/{*path}", get(modules::module))
         .route("/mirror/{*path}", get(mirror::provider))
         .route("/v2", get(oci::base))
         .route("/v2/", get(oci::base))

@@ -203,6 +203,13 @@ enum Submit {
         #[command(flatten)]
         args: submit::FilesArgs,
     },
+    /// A version of a Terraform module, as the archive that its registry gives out
+    Module {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: submit::ModuleArgs,
+    },
     /// Debian packages, for a suite of the archive that the mirror serves
     Packages {
         #[command(flatten)]
@@ -274,6 +281,10 @@ async fn ask(command: Command) -> anyhow::Result<()> {
         }
         Command::Submit(Submit::Packages { common, args }) => {
             let answer = submit::packages(&client(&common)?, args).await?;
+            report_submission(&common, &answer);
+        }
+        Command::Submit(Submit::Module { common, args }) => {
+            let answer = submit::module(&client(&common)?, args).await?;
             report_submission(&common, &answer);
         }
         Command::Submit(Submit::Image { common, args }) => {

@@ -4,13 +4,12 @@
 //! change. Nothing of it counts until [`Submission::finish`] has made it durable and staged it; what a submission that
 //! failed left behind is overwritten by the next one.
 
-use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use diodesync::id::{Blake3, BlockNo, Channel, PackId, ReleaseNo, Sha256};
 use diodesync::limits::{BLOB_ALIGN_BYTES, BLOB_ALIGN_MIN_BYTES, BLOCK_BYTES, PACK_BYTES_MAX};
-use diodesync::pack::{Blobs, PackError, PackStore};
+use diodesync::pack::{BlobReader, PackStore};
 use diodesync::release::catalog::{Catalog, Heading};
 use diodesync::release::index::{ArtifactKind, Blob, Extent, check_names};
 use diodesync::release::name::ArtifactName;
@@ -210,7 +209,13 @@ impl<'a> Submission<'a> {
 
     /// Reads a blob like a file.
     pub fn reader(&self, digest: &Sha256) -> Option<BlobReader<'a>> {
-        Some(BlobReader { packs: self.packs, blob: self.blob(digest)?, at: 0 })
+        Some(BlobReader::new(self.packs, self.blob(digest)?))
+    }
+
+    /// All of a blob that was just written and must have at most `max` octets.
+    pub fn whole(&self, digest: &Sha256, max: u64) -> anyhow::Result<Vec<u8>> {
+        let reader = self.reader(digest).context("a blob that was just written is missing")?;
+        reader.whole(max)?.with_context(|| format!("it has {} octets, the limit is {max}", reader.bytes()))
     }
 
     /// The artifact that the next release of the channel would have under this name.
@@ -300,45 +305,6 @@ impl<'a> Submission<'a> {
             }
         }
         Ok(())
-    }
-}
-
-/// A blob as a file that can be read and sought in.
-#[derive(Debug)]
-pub struct BlobReader<'a> {
-    packs: &'a PackStore,
-    blob: Blob,
-    at: u64,
-}
-
-impl BlobReader<'_> {
-    /// All of it, if it has at most `max` octets.
-    pub fn whole(&self, max: u64) -> anyhow::Result<Vec<u8>> {
-        let octets = self.packs.whole_blob(&self.blob, max)?;
-        octets.with_context(|| format!("it has {} octets, the limit is {max}", self.blob.bytes))
-    }
-}
-
-impl Read for BlobReader<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let read = self.packs.read_blob(&self.blob, self.at, out).map_err(|error| match error {
-            PackError::Io { source, .. } => source,
-            damaged => io::Error::other(damaged),
-        })?;
-        self.at += read as u64;
-        Ok(read)
-    }
-}
-
-impl Seek for BlobReader<'_> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let target = match to {
-            SeekFrom::Start(offset) => i128::from(offset),
-            SeekFrom::End(offset) => i128::from(self.blob.bytes) + i128::from(offset),
-            SeekFrom::Current(offset) => i128::from(self.at) + i128::from(offset),
-        };
-        self.at = u64::try_from(target).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        Ok(self.at)
     }
 }
 

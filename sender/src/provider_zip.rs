@@ -9,8 +9,9 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek};
 
+use diodesync::release::module::{Metered, open_zip};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use zip::read::ZipFileEntry;
@@ -149,34 +150,9 @@ pub fn check_is_provider_zip(zip: impl Read + Seek, kind: &str) -> Result<(), Zi
     Err(ZipError::NoProvider { kind: kind.to_owned(), found })
 }
 
-/// A reader that fails when more is read than the budget allows.
-struct Metered<'a, R> {
-    inner: BufReader<R>,
-    budget: &'a Cell<u64>,
-}
-
-impl<R: Read> Read for Metered<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        let left = self.budget.get().checked_sub(read as u64);
-        self.budget.set(left.ok_or_else(|| io::Error::other("the zip's directory has more than 32 MiB"))?);
-        Ok(read)
-    }
-}
-
-impl<R: Seek> Seek for Metered<'_, R> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.inner.seek(to)
-    }
-}
-
-/// Reads the directory of a zip within the budget, which is lifted for the content.
-///
-/// The zip crate holds the whole directory, which can be as large as the file, so counting entries afterwards would
-/// be too late; its reader that counts first is not yet stable.
+/// Reads the directory of a zip within the budget.
 fn open<'a, R: Read + Seek>(zip: R, budget: &'a Cell<u64>) -> Result<ZipArchive<Metered<'a, R>>, ZipError> {
-    let archive = ZipArchive::new(Metered { inner: BufReader::new(zip), budget })?;
-    budget.set(u64::MAX);
+    let archive = open_zip(zip, budget)?;
     if archive.len() > ENTRIES_MAX {
         let found = archive.len() as u64;
         return Err(ZipError::TooMuch { what: "entries", found, max: ENTRIES_MAX as u64 });

@@ -73,7 +73,7 @@ pub enum Kind {
     Http(http::Http),
     /// Images of container registries.
     Oci(oci::Oci),
-    /// Terraform providers from their registries.
+    /// Terraform providers and modules from their registries.
     Terraform(terraform::Terraform),
 }
 

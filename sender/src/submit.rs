@@ -14,6 +14,7 @@ mod command;
 mod image;
 mod layout;
 mod local;
+mod module;
 mod packages;
 mod server;
 
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use command::{FilesArgs, Item, ProviderArgs, files, provider};
 pub use image::{ImageArgs, image};
 pub use local::hand_over;
+pub use module::{ModuleArgs, module};
 pub use packages::{PackagesArgs, packages};
 pub use server::receive;
 
@@ -86,6 +88,15 @@ pub enum What {
         #[serde(default)]
         omitted: BTreeSet<Sha256>,
     },
+    /// A version of a Terraform module.
+    Module {
+        /// `HOST/NAMESPACE/NAME/SYSTEM`.
+        address: String,
+        /// Its version.
+        version: String,
+        /// Where in the archive it is.
+        folder: String,
+    },
     /// Debian packages.
     Packages {
         /// The suite.
@@ -124,6 +135,8 @@ pub enum Role {
     Release,
     /// The `Packages` file that names the packages.
     Index,
+    /// The archive of a module.
+    Module,
 }
 
 fn frame_head(tag: u8, bytes: usize) -> [u8; 5] {

@@ -5,7 +5,8 @@
 //! the end. Parsing checks all of it, so an [`Index`] that exists can be served.
 //!
 //! ```text
-//! "DSIX"  version u8: 3 if there is an artifact of kind 5 or 6, else 2 if there is one of kind 3 or 4, else 1
+//! "DSIX"  version u8: 4 if there is an artifact of kind 7, else 3 if there is one of kind 5 or 6, else 2 if there is one of
+//!         kind 3 or 4, else 1
 //! channel text   number varint   created varint (seconds since 1970)   baseline: 0 | 1 varint
 //! packs   count, then for each: id [8], runs count, then for each run:
 //!             first block varint, block count varint (1…), octets of its last block varint, BLAKE3 [32] × count
@@ -22,6 +23,7 @@
 //!     4 package   suite, component, package, version, architecture: text; deb blob, control blob
 //!     5 package with its archive's proof      as 4, then InRelease blob, Packages blob, ASCII armor blob
 //!     6 image of which manifests are omitted  as 3, then count and, by rising SHA-256: SHA-256 [32]
+//!     7 module    host, namespace, name, system, version: text; format u8 (1: tar.gz, 2: zip); folder text; archive blob
 //! ```
 //!
 //! A blob is written as its place in the list of blobs, a varint.
@@ -41,15 +43,17 @@ use crate::id::{Blake3, BlockId, BlockNo, Channel, IdError, PackId, ReleaseNo, S
 use crate::limits::{BLOBS_MAX, BLOCK_BYTES, EXTENTS_MAX, INDEX_BYTES_MAX, PACK_BLOCKS_MAX, PACKS_MAX};
 
 pub use artifact::{
-    Artifact, ArtifactKind, Image, Package, PackageProof, Provider, ProviderArchive, ProviderProof,
+    Artifact, ArtifactKind, Image, Module, Package, PackageProof, Provider, ProviderArchive, ProviderProof,
     is_media_type,
 };
 use artifact::{parse_artifacts, put_artifact, version_for};
 
 const MAGIC: &[u8; 4] = b"DSIX";
 /// The newest version.
-const VERSION: u8 = 3;
-/// The version before, which knows images of all platforms, and packages without proof.
+const VERSION: u8 = 4;
+/// The version before, which knows no modules.
+const VERSION_PARTS_AND_PROOFS: u8 = 3;
+/// The version that knows images of all platforms, and packages without proof.
 const VERSION_IMAGES_AND_PACKAGES: u8 = 2;
 /// The first version, which knows files and providers.
 const VERSION_FILES_AND_PROVIDERS: u8 = 1;
@@ -290,7 +294,10 @@ impl Index {
 pub fn check_names<'a>(names: impl Iterator<Item = &'a ArtifactName> + Clone) -> Result<(), IndexError> {
     let files = names.filter_map(|name| match name {
         ArtifactName::File(path) => Some(path),
-        ArtifactName::Provider(..) | ArtifactName::Image(..) | ArtifactName::Package(_) => None,
+        ArtifactName::Provider(..)
+        | ArtifactName::Image(..)
+        | ArtifactName::Package(_)
+        | ArtifactName::Module(..) => None,
     });
     let mut folded: BTreeMap<String, &FilePath> = BTreeMap::new();
     for path in files {

@@ -3,6 +3,7 @@
 //! from an index alike.
 
 mod image;
+mod module;
 mod package;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use std::str::FromStr;
 use thiserror::Error;
 
 pub use image::{ImageRepository, Tag};
+pub use module::{ModuleAddress, ModuleFolder, ModuleFormat};
 pub use package::{PackageName, Suite};
 
 use crate::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX};
@@ -264,6 +266,8 @@ pub enum ArtifactName {
     Image(ImageRepository, Tag),
     /// A Debian package.
     Package(PackageName),
+    /// One version of a Terraform module.
+    Module(ModuleAddress, Version),
 }
 
 impl fmt::Display for ArtifactName {
@@ -273,6 +277,7 @@ impl fmt::Display for ArtifactName {
             Self::Provider(address, version) => write!(f, "provider {address} {version}"),
             Self::Image(repository, tag) => write!(f, "image {repository}:{tag}"),
             Self::Package(name) => write!(f, "package {name}"),
+            Self::Module(address, version) => write!(f, "module {address} {version}"),
         }
     }
 }

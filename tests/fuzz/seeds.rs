@@ -121,6 +121,7 @@ pub fn seeds() -> Vec<Seed> {
     proofs(&mut seeds);
     archives(&mut seeds);
     submitted(&mut seeds);
+    modules(&mut seeds);
     images(&mut seeds);
     carried(&mut seeds);
     settings(&mut seeds);
@@ -329,6 +330,38 @@ fn file(path: &str, role: &str, octets: &[u8]) -> Vec<u8> {
     let head = serde_json::json!({ "say": "file", "path": path, "role": role, "bytes": octets.len() });
     let data = if octets.is_empty() { Vec::new() } else { frame(2, octets) };
     [frame(1, head.to_string().as_bytes()), data, frame(1, br#"{"say":"end-file"}"#)].concat()
+}
+
+/// The first octet is the format and the folder: even for a .tar.gz.
+fn modules(seeds: &mut Vec<Seed>) {
+    let scratch = Scratch::new("seeds-of-modules").unwrap();
+    let long = format!("{}/{}", "d".repeat(90), "f".repeat(90));
+    let tree = scratch.join("tree");
+    std::fs::create_dir_all(tree.join("a").join(&long)).unwrap();
+    std::fs::write(tree.join("a/main.tf"), b"# tf\n").unwrap();
+    std::fs::write(tree.join("a").join(&long).join("main.tf"), b"").unwrap();
+    for (at, (name, link)) in [("tar", "main.tf"), ("tar-with-a-link-out", "../../x")].into_iter().enumerate()
+    {
+        let _ = std::fs::remove_file(tree.join("a/link"));
+        std::os::unix::fs::symlink(link, tree.join("a/link")).unwrap();
+        for format in ["gnu", "pax"] {
+            let path = scratch.join(format!("{name}-{format}"));
+            let mut tar = std::process::Command::new("tar");
+            tar.args(["--owner=0", "--group=0", "--mtime=@0", "--sort=name", &format!("--format={format}")]);
+            let done = tar.arg("-czf").arg(&path).arg("-C").arg(&tree).arg("a").status().unwrap();
+            assert!(done.success());
+            let octets = [&[2 + 2 * at as u8], std::fs::read(&path).unwrap().as_slice()].concat();
+            seeds.push(("module", format!("{name}-{format}"), octets));
+        }
+    }
+    for (name, file) in [("zip", "a/main.tf"), ("zip-that-leaves", "../main.tf")] {
+        let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        let options = zip::write::SimpleFileOptions::default();
+        writer.start_file(file, options).unwrap();
+        writer.add_symlink("a/link", "main.tf", options).unwrap();
+        let octets = writer.finish().unwrap().into_inner();
+        seeds.push(("module", name.to_owned(), [&[3], octets.as_slice()].concat()));
+    }
 }
 
 fn submitted(seeds: &mut Vec<Seed>) {

@@ -135,6 +135,7 @@ fn digests(kind: &ArtifactKind) -> Vec<Digest> {
         }
         ArtifactKind::Image(image) => vec![digest("manifest", &image.manifest)],
         ArtifactKind::Package(package) => vec![digest("deb", &package.deb)],
+        ArtifactKind::Module(module) => vec![digest("archive", &module.archive)],
     }
 }
 
@@ -159,6 +160,9 @@ fn proof(kind: &ArtifactKind) -> String {
             Some(_) => "its archive's signed InRelease, checked here".to_owned(),
             None => "none: submitted by hand".to_owned(),
         },
+        ArtifactKind::Module(_) => {
+            "none: registries give none for modules; its archive was looked into".to_owned()
+        }
     }
 }
 

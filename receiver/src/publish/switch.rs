@@ -12,7 +12,7 @@ use diodesync::pack::PackStore;
 use diodesync::release::index::Index;
 use diodesync_control::clock_s;
 
-use super::{Facts, Publisher, image, package, proof};
+use super::{Facts, Publisher, image, module, package, proof};
 use crate::apt::Signer;
 use crate::serve::{Site, SiteFact};
 
@@ -89,6 +89,7 @@ impl Publisher {
         proof::check(index, packs)?;
         image::check(index, packs)?;
         package::check(index, packs)?;
+        module::check(index, packs)?;
         let served = self.input.site.load();
         let of_channel = |release: &Arc<Index>| release.channel == index.channel;
         let (before, others): (Vec<_>, Vec<_>) = served.releases().iter().cloned().partition(of_channel);

@@ -113,11 +113,14 @@ struct Ways<'a> {
     /// Not at all. Terraform (1.11) makes the URL of a mirror's document out of `HOST:PORT/…`, takes the host for a
     /// scheme and fails, so origins with a port can be replayed and not mirrored.
     none: Vec<&'a ProviderAddress>,
+    /// Origins of modules, which have one way only.
+    modules: BTreeSet<&'a str>,
 }
 
 impl<'a> Ways<'a> {
     fn of(site: &'a Site, prefers_mirror: bool) -> Self {
-        let mut ways = Self::default();
+        let modules = site.modules().keys().map(|address| address.host.as_str()).collect();
+        let mut ways = Self { modules, ..Self::default() };
         for (address, versions) in site.providers() {
             let has_proof = versions.values().any(|provider| provider.proof.is_some());
             let is_mirrored = !address.host.contains(':');
@@ -135,11 +138,15 @@ impl<'a> Ways<'a> {
     /// hyphens and a port: nothing to escape.
     fn put_hosts(&self, out: &mut String, base: &str) {
         let hosts: BTreeSet<&str> = self.registry.iter().map(|address| address.host.as_str()).collect();
-        for host in hosts {
-            out.push_str(&format!(
-                "\nhost \"{host}\" {{\n  services = {{\n    \
-                 \"providers.v1\" = \"{base}/v1/providers/{host}/\"\n  }}\n}}\n"
-            ));
+        for host in hosts.union(&self.modules) {
+            out.push_str(&format!("\nhost \"{host}\" {{\n  services = {{\n"));
+            if hosts.contains(host) {
+                out.push_str(&format!("    \"providers.v1\" = \"{base}/v1/providers/{host}/\"\n"));
+            }
+            if self.modules.contains(host) {
+                out.push_str(&format!("    \"modules.v1\" = \"{base}/v1/modules/{host}/\"\n"));
+            }
+            out.push_str("  }\n}\n");
         }
         for address in &self.none {
             out.push_str(&format!(
@@ -162,7 +169,7 @@ fn through_registry(site: &Site, base: &str) -> String {
     let mut out = String::from(
         "# Terraform asks this gateway in place of the origin registries and checks the origins' own signatures.\n",
     );
-    if ways.registry.is_empty() {
+    if ways.registry.is_empty() && ways.modules.is_empty() {
         out.push_str("# No provider with a proof is published yet; fetch this file again when one is.\n");
     }
     ways.put_hosts(&mut out, base);

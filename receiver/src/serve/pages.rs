@@ -20,7 +20,7 @@ pub async fn home(asked: Asked) -> Response {
     }
     page.raw("<table><tr><th>channel</th><th class=\"n\">release</th><th>cut</th><th class=\"n\">files</th>");
     page.raw(
-        "<th class=\"n\">provider versions</th><th class=\"n\">images</th><th class=\"n\">packages</th>",
+        "<th class=\"n\">provider versions</th><th class=\"n\">modules</th><th class=\"n\">images</th><th class=\"n\">packages</th>",
     );
     page.raw("<th class=\"n\">size</th></tr>\n");
     for index in site.releases() {
@@ -51,6 +51,17 @@ pub async fn home(asked: Asked) -> Response {
         }
         page.raw("</table>\n");
     }
+    if !site.modules().is_empty() {
+        page.raw("<h2>Terraform modules</h2>\n<table><tr><th>source</th><th>versions</th></tr>\n");
+        for (address, versions) in site.modules() {
+            page.raw("<tr><td><code>").text(&address.to_string()).raw("</code></td><td>");
+            for (at, version) in versions.keys().enumerate() {
+                page.raw(if at == 0 { "" } else { ", " }).text(version.as_str());
+            }
+            page.raw("</td></tr>\n");
+        }
+        page.raw("</table>\n");
+    }
     if site.images().repositories().next().is_some() {
         page.raw("<h2>Container images</h2>\n<table><tr><th>repository</th><th>tags</th></tr>\n");
         for (name, repository) in site.images().repositories() {
@@ -67,12 +78,13 @@ pub async fn home(asked: Asked) -> Response {
     page.finish()
 }
 
-/// Files, provider versions, images and packages of a release.
-fn counts(index: &Index) -> [usize; 4] {
-    index.artifacts.keys().fold([0; 4], |[files, providers, images, packages], name| match name {
-        ArtifactName::File(_) => [files + 1, providers, images, packages],
-        ArtifactName::Provider(..) => [files, providers + 1, images, packages],
-        ArtifactName::Image(..) => [files, providers, images + 1, packages],
-        ArtifactName::Package(_) => [files, providers, images, packages + 1],
+/// Files, provider versions, module versions, images and packages of a release.
+fn counts(index: &Index) -> [usize; 5] {
+    index.artifacts.keys().fold([0; 5], |[files, providers, modules, images, packages], name| match name {
+        ArtifactName::File(_) => [files + 1, providers, modules, images, packages],
+        ArtifactName::Provider(..) => [files, providers + 1, modules, images, packages],
+        ArtifactName::Module(..) => [files, providers, modules + 1, images, packages],
+        ArtifactName::Image(..) => [files, providers, modules, images + 1, packages],
+        ArtifactName::Package(_) => [files, providers, modules, images, packages + 1],
     })
 }

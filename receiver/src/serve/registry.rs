@@ -21,7 +21,7 @@ pub const DEFAULT_HOST: &str = "registry.terraform.io";
 
 /// `/.well-known/terraform.json`
 pub async fn discovery() -> Response {
-    respond_json(&json!({ "providers.v1": "/v1/providers/" }))
+    respond_json(&json!({ "providers.v1": "/v1/providers/", "modules.v1": "/v1/modules/" }))
 }
 
 /// `/v1/providers/[HOST/]NAMESPACE/TYPE/versions` and `…/VERSION/download/OS/ARCH`.

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use diodesync::id::{BlockId, Channel, ReleaseNo, Sha256};
 use diodesync::limits::REFERRERS_BYTES_MAX;
 use diodesync::pack::{Blobs, PackError, PackStore};
-use diodesync::release::index::{Provider, check_names};
+use diodesync::release::index::{Module, Provider, check_names};
 use diodesync::release::package::{VersionTwice, check_versions};
-use diodesync::release::{ArtifactKind, ArtifactName, Blob, Index, IndexError, ProviderAddress, Version};
+use diodesync::release::{
+    ArtifactKind, ArtifactName, Blob, Index, IndexError, ModuleAddress, ProviderAddress, Version,
+};
 use thiserror::Error;
 
 use super::images::Images;
@@ -111,6 +113,9 @@ pub struct Listing<'a> {
     pub next: Option<String>,
 }
 
+/// Modules and their versions.
+pub type Modules = BTreeMap<ModuleAddress, BTreeMap<Version, Module>>;
+
 /// What is published: the union of one release of each channel.
 #[derive(Debug)]
 pub struct Site {
@@ -118,6 +123,7 @@ pub struct Site {
     releases: Vec<Arc<Index>>,
     kept: Vec<Arc<Index>>,
     providers: BTreeMap<ProviderAddress, BTreeMap<Version, Provider>>,
+    modules: Modules,
     /// By path. The directories are implied: all that is in `a` lies side by side, as what starts with `a/`.
     files: BTreeMap<String, FileEntry>,
     images: Images,
@@ -153,6 +159,7 @@ impl Site {
         drop(owners);
 
         let mut providers: BTreeMap<ProviderAddress, BTreeMap<Version, Provider>> = BTreeMap::new();
+        let mut modules: Modules = BTreeMap::new();
         let mut files = BTreeMap::new();
         let mut images = Images::default();
         for (release, index) in releases.iter().enumerate() {
@@ -171,18 +178,22 @@ impl Site {
                             entry.insert(provider.clone());
                         }
                     }
+                    (ArtifactName::Module(address, version), ArtifactKind::Module(module)) => {
+                        modules.entry(address.clone()).or_default().insert(version.clone(), module.clone());
+                    }
                     // No parser makes a name of one kind for a thing of another.
                     (
                         ArtifactName::File(_)
                         | ArtifactName::Provider(..)
                         | ArtifactName::Image(..)
-                        | ArtifactName::Package(_),
+                        | ArtifactName::Package(_)
+                        | ArtifactName::Module(..),
                         _,
                     ) => {}
                 }
             }
         }
-        Ok(Self { packs, releases, kept: Vec::new(), providers, files, images, apt: Arc::default() })
+        Ok(Self { packs, releases, kept: Vec::new(), providers, modules, files, images, apt: Arc::default() })
     }
 
     /// Lets the blobs of these releases be read by digest as well, so that who read the name of a blob just before a
@@ -221,6 +232,11 @@ impl Site {
     /// The providers and their versions.
     pub fn providers(&self) -> &BTreeMap<ProviderAddress, BTreeMap<Version, Provider>> {
         &self.providers
+    }
+
+    /// The modules and their versions.
+    pub fn modules(&self) -> &Modules {
+        &self.modules
     }
 
     /// The files by path.

@@ -9,7 +9,8 @@ use diodesync::id::{Blake3, BlockNo, Channel, PackId, ReleaseNo, Sha256};
 use diodesync::limits::BLOCK_BYTES;
 use diodesync::pack::PackStore;
 use diodesync::release::image::{Manifests, closure};
-use diodesync::release::index::{Package, PackageProof, Provider, ProviderArchive, ProviderProof};
+use diodesync::release::index::{Module, Package, PackageProof, Provider, ProviderArchive, ProviderProof};
+use diodesync::release::name::ModuleFormat;
 use diodesync::release::{ArtifactKind, ArtifactName, Blob, Extent, Index, PackRun, PackageName};
 
 /// A folder that goes when the test does.
@@ -148,6 +149,15 @@ impl Release {
         root
     }
 
+    /// Adds a version of a module, whose archive is a .tar.gz.
+    pub fn module(&mut self, source: &str, version: &str, folder: &str, archive: &[u8]) -> Sha256 {
+        let archive = self.blob(archive);
+        let name = ArtifactName::Module(source.parse().unwrap(), version.parse().unwrap());
+        let module = Module { format: ModuleFormat::TarGz, folder: folder.parse().unwrap(), archive };
+        self.index.artifacts.insert(name, ArtifactKind::Module(module));
+        archive
+    }
+
     /// Adds a package with its control file and, if there is one, its archive's proof: InRelease, Packages and key.
     pub fn package(&mut self, name: PackageName, deb: &[u8], control: &[u8], proof: Option<[&[u8]; 3]>) {
         let proof = proof.map(|parts| parts.map(|part| self.blob(part)));
@@ -170,4 +180,19 @@ impl Release {
         }
         Arc::new(Index::parse(&self.index.encode()).unwrap())
     }
+}
+
+/// A .tar.gz of files, with names that may be hostile.
+pub fn module_archive(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut builder = tar::Builder::new(encoder);
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        builder.append(&header, *content).unwrap();
+    }
+    builder.into_inner().unwrap().finish().unwrap()
 }

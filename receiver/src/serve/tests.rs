@@ -122,7 +122,7 @@ impl Gateway {
 async fn the_registry_is_replayed_with_its_proof() {
     let gateway = Gateway::filled();
     let discovery = gateway.get("/.well-known/terraform.json").await.json();
-    assert_eq!(discovery, json!({ "providers.v1": "/v1/providers/" }));
+    assert_eq!(discovery, json!({ "providers.v1": "/v1/providers/", "modules.v1": "/v1/modules/" }));
 
     let versions = gateway.get("/v1/providers/coder/coder/versions").await.json();
     // 1.1.0 came without proof: Terraform's check could only fail.

@@ -175,7 +175,22 @@ impl Job {
         bytes: Option<u64>,
     ) -> Result<Downloaded, FetchError> {
         let bytes_max = bytes.unwrap_or(self.source.bytes_max);
-        let want = Download { request, folder: self.folder.clone(), sha256, bytes, bytes_max };
+        self.fetch_file(Download { request, folder: self.folder.clone(), sha256, bytes, bytes_max }).await
+    }
+
+    /// As [`Self::download`], of a file that has at most `max` octets.
+    pub async fn download_at_most(
+        &self,
+        request: Request,
+        sha256: Option<Sha256>,
+        max: u64,
+    ) -> Result<Downloaded, FetchError> {
+        let bytes_max = max.min(self.source.bytes_max);
+        self.fetch_file(Download { request, folder: self.folder.clone(), sha256, bytes: None, bytes_max })
+            .await
+    }
+
+    async fn fetch_file(&self, want: Download) -> Result<Downloaded, FetchError> {
         let it = self.fetch.file(&want).await?;
         *lock(&self.given).entry(it.path.clone()).or_default() += 1;
         Ok(it)

@@ -1,5 +1,5 @@
 //! Terraform providers from their origin registries, with the proof that those give, so that clients behind the gap check
-//! what they would have checked outside.
+//! what they would have checked outside; and [`modules`].
 //!
 //! ```text
 //! https://HOST/.well-known/terraform.json        where the protocol is spoken
@@ -12,6 +12,7 @@
 //! The proof is checked before an archive is downloaded, again when it is taken in, and on the high side. As Terraform
 //! does it, a credential goes to the registry and never to where archives are.
 
+mod modules;
 mod registry;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,11 +23,12 @@ use diodesync::id::Sha256;
 use diodesync::limits::PROOF_BYTES_MAX;
 use diodesync::release::constraint::{Constraints, precedence};
 use diodesync::release::index::{ArtifactKind, Provider};
-use diodesync::release::name::{ArtifactName, Platform, ProviderAddress, provider_archive_name};
+use diodesync::release::name::{ArtifactName, Platform, ProviderAddress, Version, provider_archive_name};
 use diodesync::release::provider::{ProofInput, Sums, split_keys, verify};
 use diodesync_control::table::Table;
 use tokio::task::JoinSet;
 
+use self::modules::WantedModule;
 use self::registry::{Offer, Registry, Service};
 use super::fetch::{Downloaded, Request};
 use super::url::Url;
@@ -42,6 +44,7 @@ const PLATFORM_DEFAULT: &str = "linux_amd64";
 #[derive(Debug, Clone)]
 pub struct Terraform {
     providers: Vec<Wanted>,
+    modules: Vec<WantedModule>,
     platforms: BTreeSet<Platform>,
     newest: usize,
 }
@@ -55,10 +58,15 @@ struct Wanted {
 
 impl Pull for Terraform {
     fn parse(table: &mut Table<'_>) -> anyhow::Result<Self> {
-        let Some(providers) = table.list("providers", parse_wanted)? else {
-            bail!(table.error_at("providers", "providers is missing here, like [\"coder/coder ~> 2.0\"]"));
-        };
-        let hosts: BTreeSet<&str> = providers.iter().map(|wanted| wanted.address.host.as_str()).collect();
+        let providers = table.list("providers", parse_wanted)?.unwrap_or_default();
+        let modules = table.list("modules", modules::parse_wanted)?.unwrap_or_default();
+        if providers.is_empty() && modules.is_empty() {
+            bail!(table.error_at(
+                "providers",
+                "providers or modules is missing here, like [\"coder/coder ~> 2.0\"]"
+            ));
+        }
+        let hosts = hosts(&providers, &modules);
         if hosts.len() > 1 && (table.has("token_file") || table.has("user_file")) {
             bail!(table.error_at(
                 "providers",
@@ -74,16 +82,70 @@ impl Pull for Terraform {
             None => BTreeSet::from([PLATFORM_DEFAULT.parse()?]),
         };
         let newest = table.number("newest", 1..=1000)?.unwrap_or(1) as usize;
-        Ok(Self { providers, platforms, newest })
+        Ok(Self { providers, modules, platforms, newest })
     }
 
     fn homes(&self) -> Vec<Url> {
-        let hosts: BTreeSet<&str> =
-            self.providers.iter().map(|wanted| wanted.address.host.as_str()).collect();
-        hosts.into_iter().filter_map(|host| Url::parse(&format!("https://{host}/")).ok()).collect()
+        hosts(&self.providers, &self.modules)
+            .into_iter()
+            .filter_map(|host| Url::parse(&format!("https://{host}/")).ok())
+            .collect()
     }
 
     async fn pull(&self, job: &Arc<Job>) -> anyhow::Result<()> {
+        self.pull_providers(job).await?;
+        self.pull_modules(job).await
+    }
+}
+
+/// The registries that are named.
+fn hosts<'a>(providers: &'a [Wanted], modules: &'a [WantedModule]) -> BTreeSet<&'a str> {
+    let modules = modules.iter().map(|wanted| wanted.address.host.as_str());
+    providers.iter().map(|wanted| wanted.address.host.as_str()).chain(modules).collect()
+}
+
+/// The newest of versions, in words.
+fn newest_of<'a>(versions: impl Iterator<Item = &'a Version>) -> String {
+    let newest = versions.max_by(|a, b| precedence(a, b));
+    newest.map_or("no version".to_owned(), |newest| format!("{newest} as the newest"))
+}
+
+impl Terraform {
+    async fn pull_modules(&self, job: &Arc<Job>) -> anyhow::Result<()> {
+        let mut registries: BTreeMap<&str, Option<Registry>> = BTreeMap::new();
+        let mut work = BTreeMap::new();
+        for wanted in &self.modules {
+            let host = wanted.address.host.as_str();
+            if !registries.contains_key(host) {
+                job.say(format!("asking {host}"));
+                let found = Registry::discover(job, host, Service::Modules).await;
+                registries.insert(host, found.map_err(|error| job.failed(&host, &error)).ok());
+            }
+            let Some(Some(registry)) = registries.get(host) else { continue };
+            match wanted.choose(job, registry, self.newest).await {
+                Ok(versions) => {
+                    work.extend(versions.into_iter().map(|version| {
+                        ((wanted.address.clone(), version), (wanted.clone(), registry.clone()))
+                    }))
+                }
+                Err(error) => job.failed(&format!("module {}", wanted.address), &error),
+            }
+        }
+        job.plan(work.len())?;
+        let mut tasks = JoinSet::new();
+        for ((address, version), (wanted, registry)) in work {
+            let job = job.clone();
+            tasks.spawn(async move {
+                if let Err(error) = wanted.bring(&job, &registry, &version).await {
+                    job.problem(&ArtifactName::Module(address, version), &error);
+                }
+            });
+        }
+        tasks.join_all().await;
+        Ok(())
+    }
+
+    async fn pull_providers(&self, job: &Arc<Job>) -> anyhow::Result<()> {
         let mut registries: BTreeMap<&str, Option<Registry>> = BTreeMap::new();
         let mut work = Vec::new();
         for wanted in &self.providers {
@@ -139,9 +201,7 @@ impl Terraform {
     /// The newest versions that are meant, with those of the platforms that each has.
     async fn choose(&self, job: &Job, registry: &Registry, wanted: &Wanted) -> anyhow::Result<Vec<Offer>> {
         let all = registry.versions(job, &wanted.address).await?;
-        let newest =
-            all.iter().max_by(|a, b| precedence(&a.version, &b.version)).map(|offer| offer.version.clone());
-        let newest = newest.map_or("no version".to_owned(), |newest| format!("{newest} as the newest"));
+        let newest = newest_of(all.iter().map(|offer| &offer.version));
         let meant: Vec<Offer> =
             all.into_iter().filter(|offer| wanted.constraints.take(&offer.version)).collect();
         if meant.is_empty() {
@@ -318,8 +378,6 @@ fn is_same(before: &Provider, proof: &Proof, archives: &BTreeMap<Platform, regis
 
 #[cfg(test)]
 mod tests {
-    use diodesync::release::name::Version;
-
     use super::*;
 
     #[test]

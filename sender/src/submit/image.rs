@@ -131,8 +131,7 @@ pub(super) fn take(
             bail!("{}", wrong_digest(&expected, &found));
         }
         if role == Role::Manifest {
-            let reader = submission.reader(&found).context("a blob that was just written is missing")?;
-            manifests.insert(&reader.whole(MANIFEST_BYTES_MAX)?)?;
+            manifests.insert(&submission.whole(&found, MANIFEST_BYTES_MAX)?)?;
         }
         taken.insert(found);
     }

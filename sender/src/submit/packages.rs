@@ -127,9 +127,7 @@ impl Taken {
 }
 
 fn check_proof(submission: &Submission<'_>, proof: &PackageProof, taken: &[Taken]) -> anyhow::Result<()> {
-    let read = |digest: &Sha256, max| -> anyhow::Result<Vec<u8>> {
-        submission.reader(digest).context("a blob that was just written is missing")?.whole(max)
-    };
+    let read = |digest: &Sha256, max| submission.whole(digest, max);
     let (release, key) = (read(&proof.release, PROOF_BYTES_MAX)?, read(&proof.key, PROOF_BYTES_MAX)?);
     let packages = read(&proof.packages, PACKAGES_PACKED_BYTES_MAX)?;
     let mut claims = Vec::new();
@@ -143,6 +141,9 @@ fn check_proof(submission: &Submission<'_>, proof: &PackageProof, taken: &[Taken
 fn package_of(submission: &Submission<'_>, name: &PackageName) -> Option<Package> {
     match submission.present(&ArtifactName::Package(name.clone()))? {
         ArtifactKind::Package(package) => Some(package),
-        ArtifactKind::File { .. } | ArtifactKind::Provider(_) | ArtifactKind::Image(_) => None,
+        ArtifactKind::File { .. }
+        | ArtifactKind::Provider(_)
+        | ArtifactKind::Image(_)
+        | ArtifactKind::Module(_) => None,
     }
 }

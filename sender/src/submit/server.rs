@@ -18,7 +18,7 @@ use diodesync::release::provider::{ProofInput, split_keys, verify};
 use diodesync_control::clock_s;
 use tokio::sync::mpsc;
 
-use super::{FRAME_BYTES_MAX, Message, Role, TAG_DATA, TAG_MESSAGE, What, image, packages};
+use super::{FRAME_BYTES_MAX, Message, Role, TAG_DATA, TAG_MESSAGE, What, image, module, packages};
 use crate::ingest::{BlobWriter, Submission, Totals};
 use crate::provider_zip;
 use crate::store::Store;
@@ -44,6 +44,10 @@ pub fn receive(
             let address = address.parse()?;
             let files = take_provider_files(&mut submission, &mut frames)?;
             check_provider(&mut submission, &address, protocols, unsigned, files)?;
+        }
+        What::Module { address, version, folder } => {
+            let (address, version, folder) = (address.parse()?, version.parse()?, folder.parse()?);
+            module::take(&mut submission, &mut frames, address, version, folder)?;
         }
         What::Packages { suite, component, held } => {
             packages::take(&mut submission, &mut frames, &suite.parse()?, &component, &held)?
@@ -130,7 +134,7 @@ fn check_provider(
     files: ProviderFiles,
 ) -> anyhow::Result<()> {
     let read = |submission: &Submission<'_>, blob: &Sha256| -> anyhow::Result<Vec<u8>> {
-        submission.reader(blob).context("a blob that was just written is missing")?.whole(PROOF_BYTES_MAX)
+        submission.whole(blob, PROOF_BYTES_MAX)
     };
     let proof = match (files.sums, files.signature) {
         (Some(sums), Some(signature)) if !unsigned => {

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Blob, IndexError, VERSION_FILES_AND_PROVIDERS, VERSION_IMAGES_AND_PACKAGES, contradiction, flag,
+    Blob, IndexError, VERSION_FILES_AND_PROVIDERS, VERSION_IMAGES_AND_PACKAGES, VERSION_PARTS_AND_PROOFS,
+    contradiction, flag,
 };
 use crate::codec::{Reader, put_run, put_varint};
 use crate::id::Sha256;
@@ -11,7 +12,8 @@ use crate::limits::{
     ARTIFACTS_MAX, IMAGE_BLOBS_MAX, IMAGE_MANIFESTS_MAX, PATH_BYTES_MAX, PROVIDER_PARTS_MAX,
 };
 use crate::release::name::{
-    ArtifactName, FilePath, ImageRepository, PackageName, Platform, ProviderAddress, Suite, Tag, Version,
+    ArtifactName, FilePath, ImageRepository, ModuleAddress, ModuleFolder, ModuleFormat, PackageName,
+    Platform, ProviderAddress, Suite, Tag, Version,
 };
 
 /// Octets of a media type (RFC 6838 §4.2 allows 127 on either side of the slash).
@@ -42,6 +44,8 @@ pub enum ArtifactKind {
     Image(Image),
     /// A Debian package.
     Package(Package),
+    /// One version of a Terraform module.
+    Module(Module),
 }
 
 /// One version of a Terraform provider, with the proof that its registry gives.
@@ -114,6 +118,17 @@ pub struct PackageProof {
     pub key: Sha256,
 }
 
+/// One version of a Terraform module. Registries give no proof for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Module {
+    /// How its archive is packed.
+    pub format: ModuleFormat,
+    /// Where in it the module is.
+    pub folder: ModuleFolder,
+    /// The archive.
+    pub archive: Sha256,
+}
+
 impl Artifact {
     /// The blobs that it is made of.
     pub fn blobs(&self) -> Vec<Sha256> {
@@ -130,6 +145,7 @@ impl Artifact {
                 let proof = package.proof.iter().flat_map(|p| [p.release, p.packages, p.key]);
                 [package.deb, package.control].into_iter().chain(proof).collect()
             }
+            ArtifactKind::Module(module) => vec![module.archive],
         }
     }
 }
@@ -162,8 +178,9 @@ pub(super) fn parse_artifacts(
             2 => parse_provider(reader, &mut blob)?,
             3 if version >= VERSION_IMAGES_AND_PACKAGES => parse_image(reader, &mut blob, false)?,
             4 if version >= VERSION_IMAGES_AND_PACKAGES => parse_package(reader, &mut blob, false)?,
-            5 if version > VERSION_IMAGES_AND_PACKAGES => parse_package(reader, &mut blob, true)?,
-            6 if version > VERSION_IMAGES_AND_PACKAGES => parse_image(reader, &mut blob, true)?,
+            5 if version >= VERSION_PARTS_AND_PROOFS => parse_package(reader, &mut blob, true)?,
+            6 if version >= VERSION_PARTS_AND_PROOFS => parse_image(reader, &mut blob, true)?,
+            7 if version > VERSION_PARTS_AND_PROOFS => parse_module(reader, &mut blob)?,
             found => return contradiction(format!("artifact kind {found} is not known to this version")),
         };
         if artifacts.last_key_value().is_some_and(|(last, _)| *last >= name) {
@@ -184,8 +201,9 @@ pub(super) fn parse_artifacts(
 pub(super) fn version_for(artifacts: &BTreeMap<ArtifactName, ArtifactKind>) -> u8 {
     let version = |kind: &ArtifactKind| match kind {
         ArtifactKind::File { .. } | ArtifactKind::Provider(_) => VERSION_FILES_AND_PROVIDERS,
-        ArtifactKind::Image(image) if !image.omitted.is_empty() => super::VERSION,
-        ArtifactKind::Package(Package { proof: Some(_), .. }) => super::VERSION,
+        ArtifactKind::Module(_) => super::VERSION,
+        ArtifactKind::Image(image) if !image.omitted.is_empty() => VERSION_PARTS_AND_PROOFS,
+        ArtifactKind::Package(Package { proof: Some(_), .. }) => VERSION_PARTS_AND_PROOFS,
         ArtifactKind::Image(_) | ArtifactKind::Package(_) => VERSION_IMAGES_AND_PACKAGES,
     };
     artifacts.values().map(version).max().unwrap_or(VERSION_FILES_AND_PROVIDERS)
@@ -328,6 +346,30 @@ fn parse_package(
     Ok((ArtifactName::Package(name), ArtifactKind::Package(Package { deb, control, proof })))
 }
 
+fn parse_module(
+    reader: &mut Reader<'_>,
+    blob: &mut impl FnMut(&mut Reader<'_>) -> Result<Sha256, IndexError>,
+) -> Result<(ArtifactName, ArtifactKind), IndexError> {
+    let host = reader.text("a module's host", 259)?;
+    let namespace = reader.text("a module's namespace", 64)?;
+    let name = reader.text("a module's name", 64)?;
+    let system = reader.text("a module's system", 64)?;
+    let address: ModuleAddress = format!("{host}/{namespace}/{name}/{system}").parse()?;
+    let version: Version = reader.text("a module's version", 128)?.parse()?;
+    let format = match reader.u8()? {
+        1 => ModuleFormat::TarGz,
+        2 => ModuleFormat::Zip,
+        found => {
+            return contradiction(format!(
+                "the format {found} of module {address} is not known to this version"
+            ));
+        }
+    };
+    let folder = reader.text("a module's folder", 255)?.parse()?;
+    let kind = ArtifactKind::Module(Module { format, folder, archive: blob(reader)? });
+    Ok((ArtifactName::Module(address, version), kind))
+}
+
 pub(super) fn put_artifact(
     out: &mut Vec<u8>,
     name: &ArtifactName,
@@ -398,12 +440,26 @@ pub(super) fn put_artifact(
                     .for_each(|blob| put_varint(out, place(blob)));
             }
         }
+        (ArtifactName::Module(address, version), ArtifactKind::Module(module)) => {
+            out.push(7);
+            let ModuleAddress { host, namespace, name, system } = address;
+            for text in [host, namespace, name, system, version.as_str()] {
+                put_run(out, text.as_bytes());
+            }
+            out.push(match module.format {
+                ModuleFormat::TarGz => 1,
+                ModuleFormat::Zip => 2,
+            });
+            put_run(out, module.folder.as_str().as_bytes());
+            put_varint(out, place(&module.archive));
+        }
         // A name of one kind on a thing of another: kind 0, which no parser accepts.
         (
             ArtifactName::File(_)
             | ArtifactName::Provider(..)
             | ArtifactName::Image(..)
-            | ArtifactName::Package(_),
+            | ArtifactName::Package(_)
+            | ArtifactName::Module(..),
             _,
         ) => out.push(0),
     }

@@ -27,6 +27,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("proof", release::proof),
     ("archive", release::archive),
     ("image", release::image),
+    ("module", release::module),
     ("zip", submitted::zip),
     ("submission", submitted::submission),
     ("deb", submitted::deb),

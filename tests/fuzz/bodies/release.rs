@@ -10,9 +10,11 @@ use diodesync::release::archive::{self, ArchiveProof, Packing, Release, Stanzas}
 use diodesync::release::catalog::Catalog;
 use diodesync::release::delta::blocks_to_send;
 use diodesync::release::image::{Manifests, check, closure};
-use diodesync::release::name::{ImageRepository, PackageName, Suite, Tag, parse_provider_archive_name};
+use diodesync::release::name::{
+    ImageRepository, ModuleFormat, PackageName, Suite, Tag, parse_provider_archive_name,
+};
 use diodesync::release::provider::{ProofInput, Sums, key_ids, split_keys, verify};
-use diodesync::release::{ArtifactName, FilePath, Index, Platform, ProviderAddress, Version};
+use diodesync::release::{ArtifactName, FilePath, Index, ModuleAddress, Platform, ProviderAddress, Version};
 
 use super::{choice, parts};
 
@@ -63,11 +65,27 @@ fn check_path(path: &FilePath) {
     assert!(path.parents().all(|parent| text.starts_with(parent) && !parent.is_empty()));
 }
 
+/// The archive of a module, whose format and folder the first octet says.
+pub fn module(data: &[u8]) {
+    let Some((kind, archive)) = choice(data, 8) else { return };
+    let format = if kind % 2 == 0 { ModuleFormat::TarGz } else { ModuleFormat::Zip };
+    let folder = ["", "*", "a", "*/a"][usize::from(kind / 2)].parse().expect("a folder, or a pattern of one");
+    let judge = || {
+        let archive = std::io::Cursor::new(archive);
+        let checked = diodesync::release::module::check(archive, data.len() as u64, format, &folder);
+        checked.map(|folder| folder.as_str().to_owned()).map_err(|error| error.to_string())
+    };
+    let verdict = judge();
+    assert_eq!(verdict, judge());
+    assert!(verdict.is_ok() || verdict.is_err_and(|why| !why.is_empty()));
+}
+
 /// Names, each alone.
 pub fn names(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     again::<FilePath>(text);
     again::<ProviderAddress>(text);
+    again::<ModuleAddress>(text);
     again::<Version>(text);
     again::<Platform>(text);
     again::<Channel>(text);

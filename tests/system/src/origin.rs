@@ -1,7 +1,7 @@
 //! An upstream as sources find it: files over TLS with a CA of its own, byte ranges, validators, and whatever can go wrong
 //! on purpose. [`Registry`] lays a Terraform origin registry out in it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -51,6 +51,8 @@ pub struct Asked {
 #[derive(Debug, Default)]
 struct State {
     files: BTreeMap<String, Vec<u8>>,
+    /// A status and a field, without a body.
+    answers: BTreeMap<String, (u16, (&'static str, String))>,
     /// How often a path fails still, and how, one after the other.
     faults: BTreeMap<String, VecDeque<(u32, Fault)>>,
     /// What every request must carry, but for those to `/files/`.
@@ -107,6 +109,11 @@ impl Origin {
         format!("localhost:{}", self.port)
     }
 
+    /// `127.0.0.1:PORT`: terraform takes no registry of modules whose name has no dot.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// The URL of a path.
     pub fn url(&self, path: &str) -> String {
         format!("https://{}{path}", self.host())
@@ -115,6 +122,12 @@ impl Origin {
     /// Puts a file, over one that is there.
     pub fn put(&self, path: &str, content: impl Into<Vec<u8>>) {
         self.state().files.insert(path.to_owned(), content.into());
+    }
+
+    /// Has a path answered by a status and a field, without a body.
+    pub fn say(&self, path: &str, status: u16, field: &'static str, value: &str) {
+        let answer = (status, (field, value.to_owned()));
+        self.state().answers.insert(path.to_owned(), answer);
     }
 
     /// Takes a file away.
@@ -160,7 +173,7 @@ fn certificate() -> Result<(TlsAcceptor, String)> {
     let ca_pem = ca.self_signed(&ca_key)?.pem();
     let issuer = rcgen::Issuer::new(ca, ca_key);
     let key = rcgen::KeyPair::generate()?;
-    let mut leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned()])?;
+    let mut leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
     leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     let leaf = leaf.signed_by(&key, &issuer)?;
     let chain = vec![CertificateDer::from(leaf.der().to_vec())];
@@ -196,7 +209,11 @@ fn answer(state: &Mutex<State>, request: &Request<Incoming>) -> Response<Body> {
         fault.clone()
     });
     let content = state.files.get(&path).cloned();
+    let answer = state.answers.get(&path).cloned();
     drop(state);
+    if let (None, Some((status, field))) = (&fault, answer) {
+        return plain(status, "", &[field]);
+    }
     let (content, cut) = match (fault, content) {
         (Some(Fault::Status(status, fields)), _) => return plain(status, "not now", &fields),
         (Some(Fault::Redirect(to)), _) => return plain(302, "", &[("location", to)]),
@@ -266,6 +283,7 @@ fn endless() -> Body {
 pub struct Registry<'a> {
     origin: &'a Origin,
     versions: BTreeMap<(String, String), BTreeMap<String, Vec<String>>>,
+    modules: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl<'a> Registry<'a> {
@@ -273,7 +291,7 @@ impl<'a> Registry<'a> {
     pub fn new(origin: &'a Origin) -> Self {
         let services = json!({ "providers.v1": "/v1/providers/", "modules.v1": "/v1/modules/" });
         origin.put("/.well-known/terraform.json", services.to_string());
-        Self { origin, versions: BTreeMap::new() }
+        Self { origin, versions: BTreeMap::new(), modules: BTreeMap::new() }
     }
 
     /// Where the parts of a version are.
@@ -333,5 +351,26 @@ impl<'a> Registry<'a> {
         };
         let list = json!({ "versions": of.into_iter().map(version).collect::<Vec<_>>() });
         self.origin.put(&format!("/v1/providers/{namespace}/{kind}/versions"), list.to_string());
+    }
+
+    /// Offers a version of the module `NAMESPACE/NAME/SYSTEM`, of which the registry says that it is at `get`.
+    pub fn offer_module(&mut self, module: &str, version: &str, get: &str) {
+        let path = format!("/v1/modules/{module}/{version}/download");
+        self.origin.say(&path, 204, "x-terraform-get", get);
+        self.modules.entry(module.to_owned()).or_default().insert(version.to_owned());
+        self.list_modules(module);
+    }
+
+    /// Offers a version of a module no more.
+    pub fn withdraw_module(&mut self, module: &str, version: &str) {
+        self.modules.entry(module.to_owned()).or_default().remove(version);
+        self.list_modules(module);
+    }
+
+    fn list_modules(&self, module: &str) {
+        let versions = self.modules.get(module).into_iter().flatten();
+        let versions: Vec<_> = versions.map(|version| json!({ "version": version })).collect();
+        let list = json!({ "modules": [{ "source": module, "versions": versions }] });
+        self.origin.put(&format!("/v1/modules/{module}/versions"), list.to_string());
     }
 }

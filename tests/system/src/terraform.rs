@@ -120,6 +120,20 @@ impl Project {
         self.run(&arguments)
     }
 
+    /// Changes all of the configuration.
+    pub fn write(&self, main: &str) -> Result<()> {
+        Ok(std::fs::write(self.dir.join("main.tf"), main)?)
+    }
+
+    /// The folder of an installed module, by the name of its block.
+    pub fn module(&self, name: &str) -> Result<PathBuf> {
+        let list = std::fs::read(self.data().join("modules/modules.json"))?;
+        let list: serde_json::Value = serde_json::from_slice(&list)?;
+        let all = list["Modules"].as_array().into_iter().flatten();
+        let dir = all.filter(|it| it["Key"] == name).find_map(|it| it["Dir"].as_str());
+        Ok(self.dir.join(dir.with_context(|| format!("no module {name} in {list}"))?))
+    }
+
     /// The lock file's entry for the provider.
     pub fn lock(&self) -> Result<Lock> {
         let path = self.dir.join(".terraform.lock.hcl");

@@ -24,12 +24,15 @@ const VERSIONS_BYTES_MAX: u64 = 32 << 20;
 pub enum Service {
     /// Providers.
     Providers,
+    /// Modules.
+    Modules,
 }
 
 impl Service {
     fn key(self) -> &'static str {
         match self {
             Self::Providers => "providers.v1",
+            Self::Modules => "modules.v1",
         }
     }
 }
@@ -73,6 +76,12 @@ pub struct Archive {
 struct Versions {
     #[serde(default)]
     versions: Vec<VersionOf>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Modules {
+    #[serde(default)]
+    modules: Vec<Versions>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -138,6 +147,38 @@ impl Registry {
             bail!("{}: the registry has no such provider or version; look at the name", answer.url);
         }
         Ok((answer.url.clone(), answer.ok()?))
+    }
+
+    /// The versions of a module.
+    pub async fn module_versions(&self, job: &Job, path: &str) -> anyhow::Result<Vec<Version>> {
+        let (url, body) = self.ask(job, &format!("{path}/versions"), VERSIONS_BYTES_MAX).await?;
+        let read: Modules =
+            serde_json::from_slice(&body).with_context(|| format!("{url}: this is no list of versions"))?;
+        // The first one is the module, further ones are those that it uses.
+        let versions = read.modules.into_iter().next().map(|module| module.versions).unwrap_or_default();
+        Ok(versions.into_iter().filter_map(|it| it.version.parse().ok()).collect())
+    }
+
+    /// What a registry says of where a version of a module is, and where it said so.
+    pub async fn module_location(
+        &self,
+        job: &Job,
+        path: &str,
+        version: &Version,
+    ) -> anyhow::Result<(Url, String)> {
+        let request = Request::get(self.base.join(&format!("{path}/{version}/download"))?);
+        let answer =
+            job.fetch.answer(&request.authorized(self.authorization.clone()), DISCOVERY_BYTES_MAX).await?;
+        let location =
+            answer.headers.get("x-terraform-get").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let url = answer.url.clone();
+        if !answer.status.is_success() {
+            answer.ok()?;
+        }
+        Ok((
+            url.clone(),
+            location.with_context(|| format!("{url}: there is no X-Terraform-Get in the answer"))?,
+        ))
     }
 
     /// The versions of a provider.
