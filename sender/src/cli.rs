@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::release::Cut;
 use crate::resend::Again;
 use crate::sources::command::sync;
+use crate::sources::profile::{self, ProfileArgs};
 use crate::status::Status;
 use crate::verify::MEND;
 use crate::withdraw::{self, Listing};
@@ -66,6 +67,8 @@ enum Command {
         #[arg(value_name = "SOURCE")]
         sources: Vec<String>,
     },
+    /// Print the sources that a profile stands for, to copy and change
+    Profile(ProfileArgs),
     /// Cut a release of the present state and send it
     Release {
         #[command(flatten)]
@@ -240,6 +243,10 @@ pub fn main() -> ExitCode {
     diodesync_control::exit(match cli.command {
         Command::Init { dir, receiver } => init::init(&dir, &receiver),
         Command::Run { config } => run::run(&config),
+        Command::Profile(args) => {
+            profile::print(&args);
+            Ok(())
+        }
         Command::Receivers(command) => change_receivers(command),
         Command::Restore { common, args } => {
             Config::load(&common.config).and_then(|config| restore::restore(&config, &args))
@@ -364,7 +371,11 @@ async fn ask(command: Command) -> anyhow::Result<()> {
             }
             anyhow::ensure!(report.is_clean(), "damage was found");
         }
-        Command::Init { .. } | Command::Run { .. } | Command::Restore { .. } | Command::Receivers(_) => {}
+        Command::Init { .. }
+        | Command::Run { .. }
+        | Command::Restore { .. }
+        | Command::Profile(_)
+        | Command::Receivers(_) => {}
     }
     Ok(())
 }

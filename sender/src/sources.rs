@@ -9,6 +9,7 @@
 //! | module | what it rules |
 //! |---|---|
 //! | [`config`] | `[[source]]`, and what is wrong with it, with line and column |
+//! | [`profile`] | one `[[source]]` that stands for several |
 //! | [`schedule`] | when |
 //! | [`fetch`], [`url`] | HTTP: how far an upstream may lead, how long is waited, what is resumed |
 //! | [`job`] | one pull under way: what the kinds see of the daemon |
@@ -29,6 +30,7 @@ mod glob;
 mod http;
 mod job;
 mod oci;
+pub mod profile;
 mod schedule;
 mod state;
 mod sync;

@@ -1,15 +1,16 @@
 //! `[[source]]`: what is pulled, when, into which channel, and with what access.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use diodesync::id::Channel;
 use diodesync::quantity::parse_bytes;
 use diodesync_control::table::Table;
 use toml::de::DeTable;
 
 use super::Kind;
+use super::profile::Profile;
 use super::schedule::Schedule;
 use super::url::Url;
 
@@ -67,14 +68,22 @@ pub struct Access {
     pub user: Option<(PathBuf, PathBuf)>,
     /// A file that holds a token.
     pub token_file: Option<PathBuf>,
+    /// Hosts that are asked for elsewhere: a proxy that keeps what came through it, or a mirror.
+    pub hosts: BTreeMap<String, Url>,
 }
 
-/// Reads every `[[source]]` of a configuration that is TOML.
+/// Reads every `[[source]]` of a configuration that is TOML, and those that profiles stand for.
 pub fn parse_all(text: &str) -> anyhow::Result<Vec<Source>> {
     let document = DeTable::parse(text)?;
     let mut sources: Vec<Source> = Vec::new();
     let mut names = BTreeSet::new();
+    let mut profiles = Vec::new();
     for mut table in Table::all_of(text, document.get_ref(), "source")? {
+        if table.has("profile") {
+            let begin = table.error_at("profile", "of this profile");
+            profiles.push((begin, Profile::parse(table)?));
+            continue;
+        }
         let name = table.required("name", parse_name)?;
         if !names.insert(name.clone()) {
             bail!(
@@ -82,11 +91,31 @@ pub fn parse_all(text: &str) -> anyhow::Result<Vec<Source>> {
             );
         }
         sources.push(parse_one(name, table)?);
-        if sources.len() > SOURCES_MAX {
-            bail!("expected at most {SOURCES_MAX} [[source]]");
+    }
+    // What the configuration names itself takes the place of a profile's part.
+    let own = names.clone();
+    for (begin, profile) in profiles {
+        for (name, part) in profile.parts().into_iter().filter(|(name, _)| !own.contains(name)) {
+            if !names.insert(name.clone()) {
+                bail!(
+                    "{begin}: two sources are named {name}; write one of them out: diode-sender profile coder"
+                );
+            }
+            sources.extend(parse_part(&part).with_context(|| format!("{begin}, source {name}"))?);
         }
     }
+    if sources.len() > SOURCES_MAX {
+        bail!("expected at most {SOURCES_MAX} [[source]]");
+    }
     Ok(sources)
+}
+
+/// The sources of a text that a profile wrote.
+fn parse_part(text: &str) -> anyhow::Result<Vec<Source>> {
+    let document = DeTable::parse(text)?;
+    let tables = Table::all_of(text, document.get_ref(), "source")?;
+    let one = |mut table: Table<'_>| parse_one(table.required("name", parse_name)?, table);
+    tables.into_iter().map(one).collect()
 }
 
 fn parse_one(name: String, mut table: Table<'_>) -> anyhow::Result<Source> {
@@ -128,7 +157,12 @@ fn parse_access(table: &mut Table<'_>) -> anyhow::Result<Access> {
             "a user with a password and a token are two credentials; keep one of them"
         ));
     }
+    let hosts: BTreeMap<String, Url> = table.pairs("hosts", parse_host)?.into_iter().flatten().collect();
+    if (user.is_some() || token_file.is_some()) && hosts.values().any(|to| !to.is_tls()) {
+        bail!(table.error_at("hosts", "hosts: a credential would go over a connection without TLS"));
+    }
     Ok(Access {
+        hosts,
         parallel: table.number("parallel", 1..=16)?.unwrap_or(PARALLEL_DEFAULT) as usize,
         ca_file: table.parsed("ca_file", parse_path)?,
         proxy: table.parsed("proxy", parse_proxy)?,
@@ -163,6 +197,20 @@ pub fn parse_path(text: &str) -> Result<PathBuf, String> {
     } else {
         Err(format!("expected an absolute path, found {text:?}"))
     }
+}
+
+/// A host, and where it is asked for instead; by all the names that it has.
+pub fn parse_host(host: &str, to: &str) -> Result<Vec<(String, Url)>, String> {
+    let from = Url::parse(&format!("https://{host}/")).map_err(|error| error.to_string())?;
+    let to = Url::parse(to).map_err(|error| error.to_string())?;
+    if from.target() != "/" || to.target() != "/" {
+        return Err(format!(
+            "expected \"HOST\" = \"https://HOST:PORT\" without a path, found {host:?} = \"{to}\""
+        ));
+    }
+    let (name, registry) = super::oci::DOCKER_HUB;
+    let more = (from.authority() == name).then(|| (registry.to_owned(), to.clone()));
+    Ok([(from.authority(), to)].into_iter().chain(more).collect())
 }
 
 fn parse_proxy(text: &str) -> Result<Url, String> {

@@ -11,8 +11,8 @@
 mod challenge;
 mod cosign;
 mod gather;
-mod pattern;
-mod registry;
+pub(super) mod pattern;
+pub(super) mod registry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -33,6 +33,7 @@ use crate::submit::{Item, Role, What};
 use cosign::CosignKey;
 use gather::{Gathered, Search};
 use pattern::{ImagePattern, Tags};
+pub(super) use registry::DOCKER_HUB;
 use registry::Registry;
 
 /// Tags that a pattern takes, if the source does not say otherwise.

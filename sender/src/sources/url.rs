@@ -102,6 +102,11 @@ impl Url {
         Self::parse(&format!("{}{joined}", self.origin()))
     }
 
+    /// The same path and query at another origin.
+    pub fn at(&self, origin: &Self) -> Self {
+        Self { target: self.target.clone(), ..origin.clone() }
+    }
+
     /// Whether it is fetched over TLS.
     pub fn is_tls(&self) -> bool {
         self.is_tls

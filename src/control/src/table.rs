@@ -134,6 +134,31 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// A table of texts by name, each parsed by both: `key = { name = "text", … }`.
+    pub fn pairs<T, E: Display>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str, &str) -> Result<T, E>,
+    ) -> anyhow::Result<Vec<T>> {
+        let Some(value) = self.entry(key) else { return Ok(Vec::new()) };
+        let DeValue::Table(table) = value.get_ref() else {
+            bail!(
+                self.error_at(
+                    key,
+                    format!("{key}: expected a table of names and texts, found {}", what(value))
+                )
+            );
+        };
+        if table.len() > LIST_MAX {
+            bail!(self.error_at(key, format!("{key} has {} entries, the limit is {LIST_MAX}", table.len())));
+        }
+        let pair = |(name, value): (&Spanned<_>, _)| {
+            let name: &str = std::borrow::Cow::as_ref(name.get_ref());
+            self.parse_one(key, value, &|text: &str| parse(name, text))
+        };
+        table.iter().map(pair).collect()
+    }
+
     /// Tables below a key.
     pub fn tables(&mut self, key: &'static str) -> anyhow::Result<Vec<Self>> {
         let Some(value) = self.entry(key) else { return Ok(Vec::new()) };

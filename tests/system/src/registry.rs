@@ -35,6 +35,17 @@ pub struct Registry {
 impl Registry {
     /// A running registry with everything that it keeps in `dir`.
     pub fn start(dir: &Path) -> Result<Self> {
+        let auth =
+            format!("auth:\n  htpasswd:\n    realm: site\n    path: {}\n", dir.join("htpasswd").display());
+        Self::start_with(dir, &auth)
+    }
+
+    /// The same, where nobody needs a password.
+    pub fn start_open(dir: &Path) -> Result<Self> {
+        Self::start_with(dir, "")
+    }
+
+    fn start_with(dir: &Path, auth: &str) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         authority(dir)?;
         std::fs::write(dir.join("htpasswd"), HTPASSWD)?;
@@ -43,11 +54,10 @@ impl Registry {
         let config = format!(
             "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n\
              http:\n  addr: 127.0.0.1:{port}\n  secret: of-the-test\n  tls:\n    certificate: {}\n    key: {}\n\
-             auth:\n  htpasswd:\n    realm: site\n    path: {}\n",
+             {auth}",
             path("data"),
             path("server.pem"),
-            path("server.key"),
-            path("htpasswd")
+            path("server.key")
         );
         std::fs::write(dir.join("config.yml"), config)?;
         let gate = Gate::open(port)?;

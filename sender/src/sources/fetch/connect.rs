@@ -40,6 +40,7 @@ pub(super) struct Connector {
     tls: TlsConnector,
     proxy: Option<Url>,
     homes: Vec<Url>,
+    hosts: BTreeMap<String, Url>,
     connect_max: Duration,
     idle: Idle,
 }
@@ -73,7 +74,9 @@ impl Connector {
         Ok(Self {
             tls: tls(access)?,
             proxy: access.proxy.clone(),
-            homes: homes.to_vec(),
+            // What the configuration has a host asked for at is as much named by it.
+            homes: homes.iter().chain(access.hosts.values()).cloned().collect(),
+            hosts: access.hosts.clone(),
             connect_max,
             idle: Idle::default(),
         })
@@ -87,6 +90,8 @@ impl Connector {
         headers: &[(HeaderName, HeaderValue)],
         answer_max: Duration,
     ) -> Result<(Response<Incoming>, Lease), FetchError> {
+        let moved = self.hosts.get(&url.authority()).map(|origin| url.at(origin));
+        let url = moved.as_ref().unwrap_or(url);
         let kept = {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             std::iter::from_fn(|| idle.get_mut(&url.origin())?.pop()).find(|sender| !sender.is_closed())

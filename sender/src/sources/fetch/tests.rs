@@ -1,6 +1,6 @@
 //! What upstreams do, and what comes of it: a server on loopback that answers as each test says.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use hyper::header::HeaderValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -58,7 +58,7 @@ fn whole(body: &[u8], more: &str) -> Then {
 }
 
 fn access() -> Access {
-    Access { parallel: 2, ca_file: None, proxy: None, user: None, token_file: None }
+    Access { parallel: 2, ca_file: None, proxy: None, user: None, token_file: None, hosts: BTreeMap::new() }
 }
 
 fn fetcher(homes: &[Url], bytes_max: u64) -> Fetcher {

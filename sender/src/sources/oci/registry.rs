@@ -30,7 +30,7 @@ const TAGS_MAX: usize = 200_000;
 /// Pages of a list.
 const PAGES_MAX: usize = 1000;
 /// Docker Hub, by the name that images have and by the one that its registry has.
-const DOCKER_HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
+pub const DOCKER_HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
 
 /// One repository of a registry.
 #[derive(Debug)]
