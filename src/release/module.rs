@@ -114,7 +114,7 @@ impl fmt::Display for FolderPattern {
     }
 }
 
-/// Looks into an archive, and says in which folder the module is.
+/// Looks into an archive, and says in which folder the module is. It is read through a buffer.
 ///
 /// # Errors
 /// What makes it none that clients should get.

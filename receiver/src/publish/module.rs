@@ -1,7 +1,5 @@
 //! Terraform modules, looked into again on this side: no upstream proves them, and each client unpacks them for itself.
 
-use std::io::BufReader;
-
 use anyhow::Context;
 use diodesync::pack::{BlobReader, PackStore};
 use diodesync::release::index::{ArtifactKind, Index};
@@ -16,7 +14,7 @@ pub fn check(index: &Index, packs: &PackStore) -> anyhow::Result<()> {
         let ArtifactKind::Module(content) = kind else { continue };
         let blob = index.blobs.get(&content.archive);
         let blob = blob.with_context(|| format!("{name}: its blob is not listed"))?;
-        let archive = BufReader::with_capacity(1 << 16, BlobReader::new(packs, blob.clone()));
+        let archive = BlobReader::new(packs, blob.clone());
         module::check(archive, blob.bytes, content.format, &content.folder.clone().into())
             .with_context(|| name.to_string())?;
     }

@@ -110,18 +110,33 @@ fn newest_of<'a>(versions: impl Iterator<Item = &'a Version>) -> String {
     newest.map_or("no version".to_owned(), |newest| format!("{newest} as the newest"))
 }
 
+/// Registries that were asked for a service, each once; one that failed was told.
+struct Registries<'a> {
+    service: Service,
+    asked: BTreeMap<&'a str, Option<Registry>>,
+}
+
+impl<'a> Registries<'a> {
+    fn of(service: Service) -> Self {
+        Self { service, asked: BTreeMap::new() }
+    }
+
+    async fn get(&mut self, job: &Job, host: &'a str) -> Option<&Registry> {
+        if !self.asked.contains_key(host) {
+            job.say(format!("asking {host}"));
+            let found = Registry::discover(job, host, self.service).await;
+            self.asked.insert(host, found.map_err(|error| job.failed(&host, &error)).ok());
+        }
+        self.asked.get(host)?.as_ref()
+    }
+}
+
 impl Terraform {
     async fn pull_modules(&self, job: &Arc<Job>) -> anyhow::Result<()> {
-        let mut registries: BTreeMap<&str, Option<Registry>> = BTreeMap::new();
+        let mut registries = Registries::of(Service::Modules);
         let mut work = BTreeMap::new();
         for wanted in &self.modules {
-            let host = wanted.address.host.as_str();
-            if !registries.contains_key(host) {
-                job.say(format!("asking {host}"));
-                let found = Registry::discover(job, host, Service::Modules).await;
-                registries.insert(host, found.map_err(|error| job.failed(&host, &error)).ok());
-            }
-            let Some(Some(registry)) = registries.get(host) else { continue };
+            let Some(registry) = registries.get(job, &wanted.address.host).await else { continue };
             match wanted.choose(job, registry, self.newest).await {
                 Ok(versions) => {
                     work.extend(versions.into_iter().map(|version| {
@@ -146,16 +161,10 @@ impl Terraform {
     }
 
     async fn pull_providers(&self, job: &Arc<Job>) -> anyhow::Result<()> {
-        let mut registries: BTreeMap<&str, Option<Registry>> = BTreeMap::new();
+        let mut registries = Registries::of(Service::Providers);
         let mut work = Vec::new();
         for wanted in &self.providers {
-            let host = wanted.address.host.as_str();
-            if !registries.contains_key(host) {
-                job.say(format!("asking {host}"));
-                let found = Registry::discover(job, host, Service::Providers).await;
-                registries.insert(host, found.map_err(|error| job.failed(&host, &error)).ok());
-            }
-            let Some(Some(registry)) = registries.get(host) else { continue };
+            let Some(registry) = registries.get(job, &wanted.address.host).await else { continue };
             match self.choose(job, registry, wanted).await {
                 Ok(offers) => work.extend(
                     offers.into_iter().map(|offer| (registry.clone(), wanted.address.clone(), offer)),

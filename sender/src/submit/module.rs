@@ -71,8 +71,7 @@ pub(super) fn take(
         bail!("a module comes with one archive");
     }
     let reader = submission.reader(&archive).context("a blob that was just written is missing")?;
-    let folder = check(std::io::BufReader::new(reader), bytes, format, &folder)
-        .with_context(|| format!("{path} is refused"))?;
+    let folder = check(reader, bytes, format, &folder).with_context(|| format!("{path} is refused"))?;
     tracing::info!(%address, %version, %archive, "module");
     let kind = ArtifactKind::Module(Module { format, folder, archive });
     submission.artifact(ArtifactName::Module(address, version), kind)
