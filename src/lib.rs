@@ -14,11 +14,13 @@
 //! | [`trust`] | the TUF metadata that a release needs to be published |
 //! | [`pack`], [`journal`] | what is on disk |
 //! | [`ticket`], [`volume`] | what is missing, on paper; releases on removable media |
+//! | [`audit`] | who did what: a log in which no entry can be changed without a trace |
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 // A test starts its virtual clock somewhere.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+pub mod audit;
 pub mod codec;
 pub mod fec;
 pub mod id;

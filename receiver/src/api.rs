@@ -9,11 +9,13 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use diodesync::id::{BlockId, Channel};
+use diodesync::audit::{Actor, Checkpoint, Event};
+use diodesync::id::{BlockId, Channel, Sha256};
 use diodesync::journal::SledJournal;
 use diodesync::link::Paired;
 use diodesync::pack::{Disk, PackError, PackStore};
 use diodesync::quantity::Span;
+use diodesync_control::audit::{Audit, Caller};
 use diodesync_control::dashboard::Trouble;
 use diodesync_control::{ApiError, VerifyJob, VerifyState, clock_ms, clock_s, on_thread};
 
@@ -74,6 +76,8 @@ pub struct Daemon {
     pub verify: VerifyJob,
     /// What is wrong with the dashboard.
     pub dashboard: Trouble,
+    /// Who did what.
+    pub audit: Audit,
 }
 
 /// How the roles are that this process may not fill.
@@ -95,6 +99,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/verify", get(verify_state).post(start_verify))
         .route("/v1/gc", get(gc_dry_run).post(gc))
         .route("/v1/acknowledge-clock", post(acknowledge_clock))
+        .route("/v1/audit/checkpoint", get(checkpoint))
         .with_state(daemon)
 }
 
@@ -107,19 +112,35 @@ async fn missing(State(daemon): State<Arc<Daemon>>) -> Json<Missing> {
 }
 
 /// The ticket for what is lacking; none if nothing is.
-async fn ticket(State(daemon): State<Arc<Daemon>>) -> Result<Json<Option<String>>, ApiError> {
+async fn ticket(
+    State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
+) -> Result<Json<Option<String>>, ApiError> {
     on_thread("ticket", move || {
         let (site, publish) = (daemon.site.load(), daemon.publish.view());
-        ticket::make(&daemon.config.dir, &daemon.paired, &site, &publish, clock_s())
+        let ticket = ticket::make(&daemon.config.dir, &daemon.paired, &site, &publish, clock_s())?;
+        if let Some(ticket) = &ticket {
+            daemon.audit.tell(&by, Event::Ticket { ticket: Sha256::of(ticket.as_bytes()) })?;
+        }
+        Ok(ticket)
     })
     .await
+}
+
+/// How far the audit log goes, signed.
+async fn checkpoint(State(daemon): State<Arc<Daemon>>) -> Result<Json<Checkpoint>, ApiError> {
+    on_thread("checkpoint", move || daemon.audit.checkpoint()).await
 }
 
 async fn verify_state(State(daemon): State<Arc<Daemon>>) -> Json<VerifyState> {
     Json(daemon.verify.state())
 }
 
-async fn start_verify(State(daemon): State<Arc<Daemon>>) -> Result<Json<VerifyState>, ApiError> {
+async fn start_verify(
+    State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
+) -> Result<Json<VerifyState>, ApiError> {
+    daemon.told(by, Event::Verify {}).await?;
     let work = daemon.clone();
     daemon.verify.start(move |progress| {
         let Daemon { config, packs, ledger, notices, .. } = &*work;
@@ -137,22 +158,36 @@ async fn gc_dry_run(State(daemon): State<Arc<Daemon>>) -> Result<Json<GcReport>,
 /// What is not kept, given back, unless it is only to be shown.
 async fn gc(
     State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
     Json(request): Json<GcRequest>,
 ) -> Result<Json<GcReport>, ApiError> {
+    if !request.is_dry_run {
+        daemon.told(by, Event::Asked { what: "gc".to_owned() }).await?;
+    }
     on_thread("gc", move || daemon.publish.gc(request)).await
 }
 
-async fn acknowledge_clock(State(daemon): State<Arc<Daemon>>) -> Result<Json<serde_json::Value>, ApiError> {
+async fn acknowledge_clock(
+    State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
+) -> Result<Json<serde_json::Value>, ApiError> {
     let Some(why) = daemon.publish.view().clock_hold else {
         return Err(ApiError::refused(
             "the clocks are not further apart than skew_max; there is nothing to acknowledge",
         ));
     };
+    daemon.told(by, Event::ClockAcknowledged { why: why.clone() }).await?;
     daemon.publish.acknowledge_clock.store(true, Ordering::Relaxed);
     Ok(Json(serde_json::json!({ "acknowledged": why })))
 }
 
 impl Daemon {
+    /// Tells what is about to be done; where it cannot be told, it must not be.
+    async fn told(&self, by: Actor, event: Event) -> Result<(), ApiError> {
+        let audit = self.audit.clone();
+        on_thread("audit log", move || audit.tell(&by, event)).await.map(drop)
+    }
+
     /// What `status` answers.
     pub fn status(&self) -> Status {
         let (lanes, publish) = (self.lanes.view(), self.publish.view());
@@ -353,6 +388,9 @@ impl Daemon {
                  until then a restart means hashing what is in the packs"
             );
             alarm("journal", text);
+        }
+        if let Some(why) = self.audit.alarm() {
+            alarm("audit", why);
         }
         if let Some(why) = &publish.retention_failure {
             alarm("retention", format!("what is not kept cannot be given back: {why}"));

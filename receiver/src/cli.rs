@@ -7,8 +7,10 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use diodesync::pack::verify::Report;
 use diodesync::quantity::{BitsPerS, Bytes};
+use diodesync_control::audit;
 use diodesync_control::{Client, Progress, ask_verify};
 
+use crate::audit as own_audit;
 use crate::config::Config;
 use crate::publish::{GcReport, GcRequest};
 use crate::status::{Missing, Status};
@@ -102,6 +104,9 @@ enum Command {
         #[command(flatten)]
         args: import::ImportArgs,
     },
+    /// Who did what: a log in which no entry can be changed without a trace
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Compare everything that is kept with its digests; exit code 1 if something is damaged
     Verify {
         #[command(flatten)]
@@ -126,6 +131,29 @@ enum Command {
         /// Print the ticket as QR codes too
         #[arg(long, requires = "ticket")]
         qr: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum AuditCommand {
+    /// Show the log; with --json its lines as they are
+    Show {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: audit::ShowArgs,
+    },
+    /// Print how far the log goes, signed, to be kept elsewhere
+    Checkpoint {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Look for entries that were changed, taken out, put in or cut off; exit code 1 if there is one
+    Verify {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: audit::VerifyArgs,
     },
 }
 
@@ -159,8 +187,26 @@ fn client(common: &Common) -> anyhow::Result<Client> {
     Ok(Client::new(&config.socket(), start_with))
 }
 
+async fn ask_audit(command: AuditCommand) -> anyhow::Result<()> {
+    let place = |common: &Common| anyhow::Ok(own_audit::place(&Config::load(&common.config)?.dir));
+    match command {
+        AuditCommand::Show { common, args } => audit::show(&place(&common)?, &args, common.json),
+        AuditCommand::Verify { common, args } => audit::verify(&place(&common)?, &args, common.json),
+        AuditCommand::Checkpoint { common } => {
+            let config = Config::load(&common.config)?;
+            let checkpoint = match config.socket().exists() {
+                true => serde_json::from_value(client(&common)?.get("/v1/audit/checkpoint").await?)?,
+                false => own_audit::open(&config.dir)?.checkpoint()?,
+            };
+            print!("{}", checkpoint.encode());
+            Ok(())
+        }
+    }
+}
+
 async fn ask(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Audit(command) => ask_audit(command).await?,
         Command::Status { common, watch: false } => {
             let answer = client(&common)?.get("/v1/status").await?;
             if common.json {

@@ -7,7 +7,8 @@
 //! DIR/server.pem        the mirror's certificate
 //! DIR/pairing           the pairing file, once paired (fact)
 //! DIR/keys/             receiver.key; after a rotation receiver.next.key and pairing.key (secret facts, 0600)
-//! DIR/keys/site/        ca.key, apt.key (0600)
+//! DIR/keys/site/        ca.key, apt.key, audit.key (0600)
+//! DIR/audit/            who did what
 //! DIR/tls/server.key  the mirror's (0600)
 //! DIR/run/, DIR/handover/  sockets: of the commands, and of the lane role
 //! ```
@@ -15,12 +16,14 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use diodesync::audit::Event;
 use diodesync::link::{Paired, PairingSecret, ReceiverKey};
 use diodesync::pack::fact;
 use diodesync::pairing::{Pairing, fingerprint};
 use diodesync::trust::TrustState;
 use diodesync_control::clock_s;
 
+use crate::audit;
 use crate::certs::{self, CertificateAndKey};
 use crate::config::Config;
 use crate::link_keys;
@@ -55,6 +58,7 @@ pub fn init(dir: &Path, hosts: &[String]) -> anyhow::Result<()> {
     if !config.exists() {
         fact::write_atomic(&config, 0o644, &[Config::template(dir, &hosts).as_bytes()])?;
     }
+    audit::tell(dir, Event::key("receiver", "made", key.public()))?;
     // Last, because it says that all the rest is there.
     fact::write_atomic(&dir.join("receiver.pub"), 0o644, &[format!("{}\n", key.public()).as_bytes()])?;
 
@@ -115,6 +119,7 @@ pub fn pair(dir: &Path, file: &Path) -> anyhow::Result<()> {
              releases stay under the keys that signed them"
         );
     }
+    audit::tell(dir, Event::Paired { link: paired.link, with: fingerprint(&text).to_string() })?;
     fact::write(&dir.join("pairing"), &text)?;
     println!("paired with link {}", paired.link);
     println!("fingerprint      {}", fingerprint(&text));
@@ -128,6 +133,7 @@ pub fn pair(dir: &Path, file: &Path) -> anyhow::Result<()> {
 /// Takes a link key of the sender that an operator has carried here.
 pub fn accept_link_key(dir: &Path, key: &str) -> anyhow::Result<()> {
     let (paired, _) = load_pairing(dir)?;
+    audit::tell(dir, Event::key("link", "accepted", key))?;
     if link_keys::accept(dir, paired.senders, key)? {
         println!("sessions may be signed with it, too. Restart the receiver");
     } else {

@@ -11,6 +11,7 @@
 
 mod api;
 mod apt;
+mod audit;
 mod certs;
 mod cli;
 mod config;

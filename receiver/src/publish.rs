@@ -22,6 +22,7 @@ mod package;
 mod proof;
 mod retention;
 mod switch;
+mod telling;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use diodesync::audit::Event;
 use diodesync::id::{Blake3, BlockId, Channel, ReleaseNo, Sha256};
 use diodesync::journal::{CheckedBlob, Journal, Key, Record, SledJournal};
 use diodesync::pack::PackStore;
@@ -38,6 +40,7 @@ use diodesync::release::index::{Index, NeededBlock};
 use diodesync::release::retention::Keep;
 use diodesync::trust::{Bundle, Target, TrustState, verify, verify_timestamp};
 use diodesync::wire::{Beacon, ObjectId};
+use diodesync_control::audit::Audit;
 use diodesync_control::clock_ms;
 use diodesync_control::service::{Pulse, yield_to_others};
 
@@ -53,6 +56,7 @@ pub use gc::{GcReport, GcRequest};
 pub use ledger::Ledger;
 use retention::Retention;
 pub use switch::restore_site;
+use telling::Teller;
 
 /// The longest time without a look at the inbox and the ledger.
 const TICK: Duration = Duration::from_millis(100);
@@ -177,6 +181,8 @@ pub struct PublishInput {
     pub is_served_elsewhere: bool,
     /// Whether there are mirrors that are pushed to.
     pub has_mirrors: bool,
+    /// Who did what.
+    pub audit: Audit,
 }
 
 /// Starts the publisher's thread.
@@ -212,6 +218,7 @@ fn open(shared: Arc<PublishShared>, mut input: PublishInput) -> anyhow::Result<P
         clocks: Clocks::open(&input.dir, input.skew_max)?,
         expired: BTreeMap::new(),
         committed: Instant::now(),
+        teller: Teller::new(input.audit.clone()),
         facts,
         trust,
         shared,
@@ -252,6 +259,8 @@ struct Publisher {
     /// Trust bundles that were refused for the time, with the time by which they were judged, seconds since 1970.
     expired: BTreeMap<ObjectId, u64>,
     committed: Instant,
+    /// Tells the audit log.
+    teller: Teller,
 }
 
 impl Publisher {
@@ -313,6 +322,7 @@ impl Publisher {
                 std::thread::sleep(Duration::from_secs(1));
             }
         }
+        self.tell_end();
         if let Err(error) = self.input.ledger.commit() {
             tracing::error!(%error, "what arrived last is not journalled; it is found again at the next start");
         }
@@ -344,7 +354,11 @@ impl Publisher {
             self.committed = Instant::now();
             self.take_untold();
         }
-        self.publish_what_is_whole()?;
+        self.teller.retry();
+        let published = self.publish_what_is_whole();
+        self.tell_refused();
+        self.tell_served();
+        published?;
         self.renew_apt()?;
         self.look_for_damage();
         self.update_view();
@@ -410,6 +424,7 @@ impl Publisher {
         if !beacon.timestamp.is_empty() && self.clocks.why_held().is_none() {
             // Anything else is nothing new, or of a release whose metadata has not come yet.
             if let Ok(Some(trust)) = verify_timestamp(&self.trust, &beacon.timestamp, self.judging_s()) {
+                self.tell_trust(&trust)?;
                 self.facts.record_trust(&trust)?;
                 self.trust = trust;
             }
@@ -478,6 +493,7 @@ impl Publisher {
                 block.id
             );
             tracing::error!("{text}");
+            self.teller.note(Event::Damaged { blocks: 1, first: vec![block.id] });
             self.set_refused(Some(text));
         }
         if !found.is_empty() {
@@ -527,7 +543,16 @@ impl Publisher {
         (!floors.is_empty()).then(|| format!("diode-sender restore{floors} --versions {version}"))
     }
 
+    /// Tells that metadata is accepted.
+    fn tell_trust(&self, trust: &TrustState) -> anyhow::Result<()> {
+        let (version, expires_s) = (trust.version().unwrap_or(0), trust.expires_s().unwrap_or(0));
+        self.teller.tell(Event::Trusted { version, expires_s })
+    }
+
     fn set_refused(&self, why: Option<String>) {
+        if let Some(why) = &why {
+            self.teller.refused("what came", why);
+        }
         self.shared.view.lock().unwrap_or_else(PoisonError::into_inner).refused = why;
     }
 

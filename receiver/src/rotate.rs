@@ -12,9 +12,11 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use diodesync::audit::Event;
 use diodesync::link::ReceiverKey;
 use diodesync::pack::fact;
 
+use crate::audit;
 use crate::init;
 use crate::link_keys;
 
@@ -33,6 +35,7 @@ pub fn rotate(dir: &Path, finish: bool) -> anyhow::Result<()> {
             );
         }
         let old = ReceiverKey::from_seed(&init::read_key(&current)?).public().clone();
+        audit::tell(dir, Event::key("receiver", "finished", new.public()))?;
         std::fs::rename(&next, &current).with_context(|| format!("cannot replace {}", current.display()))?;
         fact::sync_dir(&dir.join("keys"))?;
         println!("the old key is forgotten. Restart the receiver; on the low side:");
@@ -44,6 +47,7 @@ pub fn rotate(dir: &Path, finish: bool) -> anyhow::Result<()> {
     if !next.exists() {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).context("the operating system gives no random numbers")?;
+        audit::tell(dir, Event::key("receiver", "made", ReceiverKey::from_seed(&seed).public()))?;
         fact::write_secret(&next, &seed)?;
     }
     let key = ReceiverKey::from_seed(&init::read_key(&next)?);

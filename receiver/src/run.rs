@@ -12,6 +12,7 @@ use diodesync::journal::{Journal, SledJournal};
 use diodesync::link::Paired;
 use diodesync::pack::PackStore;
 use diodesync::trust::TrustState;
+use diodesync_control::audit::Audit;
 use diodesync_control::dashboard::Dashboard;
 use diodesync_control::{DirLock, clock_s, service};
 use tokio::net::TcpListener;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::api::{self, Daemon, Others};
 use crate::apt::Signer;
+use crate::audit;
 use crate::config::Config;
 use crate::handover::remote::{self, Desk, Relay, Remote};
 use crate::handover::{Inbox, Notice, Order, Orders};
@@ -60,9 +62,9 @@ pub fn run(path: &Path, role: Option<Role>) -> anyhow::Result<()> {
     let _locks = locks.collect::<anyhow::Result<Vec<_>>>()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match role {
-        None => run_all(config, &runtime),
+        None => run_all(config, path, &runtime),
         Some(Role::Lane) => run_lane(&config, &runtime),
-        Some(Role::Publish) => run_publish(config, &runtime),
+        Some(Role::Publish) => run_publish(config, path, &runtime),
         Some(Role::Serve) => run_serve(&config, &runtime),
         Some(Role::Mirror) => run_mirror(&config, &runtime),
     }
@@ -89,13 +91,16 @@ struct Publisher {
     shared: Arc<PublishShared>,
     site: SiteHandle,
     apt: Arc<Signer>,
+    audit: Audit,
     thread: JoinHandle<()>,
 }
 
 impl Publisher {
-    fn start(config: &Config, is_served_elsewhere: bool) -> anyhow::Result<Self> {
+    fn start(config: &Config, path: &Path, is_served_elsewhere: bool) -> anyhow::Result<Self> {
         let dir = &config.dir;
         let (paired, root): (Paired, TrustState) = init::load_pairing(dir)?;
+        let audit = audit::open(dir)?;
+        audit.start(path);
         let packs = Arc::new(PackStore::open(&dir.join("packs"))?.with_reserve(config.space.reserve));
         let (journal, aside) = SledJournal::open(&dir.join("journal"))?;
         if let Some(aside) = aside {
@@ -125,10 +130,11 @@ impl Publisher {
             keep: config.keep(),
             is_served_elsewhere,
             has_mirrors: !config.mirrors.is_empty(),
+            audit: audit.clone(),
         };
         // Before any lane, so that the ledger knows which blocks are wanted before one is written.
         let thread = publish::start(shared.clone(), input)?;
-        Ok(Self { paired, packs, journal, ledger, inbox, notices, orders, shared, site, apt, thread })
+        Ok(Self { paired, packs, journal, ledger, inbox, notices, orders, shared, site, apt, audit, thread })
     }
 
     fn daemon(&self, config: Config, lanes: Arc<LanesShared>, others: Others) -> Arc<Daemon> {
@@ -153,6 +159,7 @@ impl Publisher {
             notices: self.notices.clone(),
             verify: Default::default(),
             dashboard: Default::default(),
+            audit: self.audit.clone(),
             config,
         })
     }
@@ -160,17 +167,18 @@ impl Publisher {
     fn stop(self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         let _ = self.thread.join();
+        self.audit.stop();
         // One that failed is rebuilt.
         let _ = self.journal.flush();
     }
 }
 
-fn run_all(config: Config, runtime: &Runtime) -> anyhow::Result<()> {
+fn run_all(config: Config, path: &Path, runtime: &Runtime) -> anyhow::Result<()> {
     init::load_pairing(&config.dir)?;
     let listener = listen(&config, runtime)?;
     renew_certificate(&config)?;
     let tls = Tls::open(&config, clock_s())?;
-    let publisher = Publisher::start(&config, false)?;
+    let publisher = Publisher::start(&config, path, false)?;
     let shared = Arc::new(LanesShared::default());
     let (to_lanes, orders) = channel();
     publisher.orders.join(to_lanes, || publisher.ledger.orders().into());
@@ -209,10 +217,10 @@ fn run_all(config: Config, runtime: &Runtime) -> anyhow::Result<()> {
     result
 }
 
-fn run_publish(config: Config, runtime: &Runtime) -> anyhow::Result<()> {
+fn run_publish(config: Config, path: &Path, runtime: &Runtime) -> anyhow::Result<()> {
     init::load_pairing(&config.dir)?;
     renew_certificate(&config)?;
-    let publisher = Publisher::start(&config, true)?;
+    let publisher = Publisher::start(&config, path, true)?;
     let (lanes, joined) = (Arc::new(LanesShared::default()), Arc::new(AtomicUsize::new(0)));
     let (dir, senders, ledger) =
         (config.dir.clone(), publisher.paired.senders.clone(), publisher.ledger.clone());
@@ -409,7 +417,8 @@ async fn control(daemon: Arc<Daemon>, stopped: watch::Receiver<bool>) -> anyhow:
     let default = Config::dashboard_default();
     let dashboard =
         Dashboard::start(daemon.clone(), &config.dashboard, default, &config.dir, daemon.dashboard.clone())?;
-    let result = diodesync_control::serve(&socket, api::router(daemon.clone()), until(stopped)).await;
+    let (router, audit) = (api::router(daemon.clone()), daemon.audit.clone());
+    let result = diodesync_control::serve(&socket, router, audit, until(stopped)).await;
     if let Some(dashboard) = dashboard {
         dashboard.stop();
     }

@@ -54,7 +54,7 @@ use axum::routing::get;
 
 pub use blob::BlobBody;
 pub use client::ClientFiles;
-pub use follow::{Follower, MIRROR, SERVE, Serving, SiteFact};
+pub use follow::{Follower, MIRROR, ReleaseId, SERVE, Serving, SiteFact};
 pub use images::path_of as image_path;
 pub use listen::run;
 pub use site::{FileEntry, Site};

@@ -7,10 +7,12 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use diodesync::audit::{Actor, Checkpoint, Event};
 use diodesync::id::{Channel, LinkId, ReleaseNo, Sha256};
 use diodesync::journal::SledJournal;
 use diodesync::link::ReceiverPublic;
 use diodesync::pack::{Disk, PackError, PackStore};
+use diodesync_control::audit::{Audit, Caller};
 use diodesync_control::dashboard::Trouble;
 use diodesync_control::{ApiError, VerifyJob, VerifyState, clock_ms, clock_s, on_thread};
 use http_body_util::BodyExt;
@@ -73,6 +75,8 @@ pub struct Daemon {
     pub dashboard: Trouble,
     /// What is pulled from upstreams.
     pub sources: Sources,
+    /// Who did what.
+    pub audit: Audit,
 }
 
 /// The body of a release request.
@@ -105,6 +109,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .merge(probe::router())
         .merge(sources::api::router())
         .route("/v1/sign", post(sign))
+        .route("/v1/audit/checkpoint", get(checkpoint))
         .layer(DefaultBodyLimit::disable())
         .with_state(daemon)
 }
@@ -126,11 +131,13 @@ async fn held(
 
 async fn take_submission(
     State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
     body: Body,
 ) -> Result<Json<serde_json::Value>, ApiError> {
     let (chunks, receiver) = mpsc::channel(8);
     let work = tokio::task::spawn_blocking(move || {
-        submit::receive(&daemon.packs, &daemon.store, &daemon.writer, receiver)
+        let tell = |event| daemon.audit.tell(&by, event);
+        submit::receive(&daemon.packs, &daemon.store, &daemon.writer, receiver, &tell)
     });
     let mut body = body;
     // A body that breaks off ends the chunks without an end message, which the other side takes as what it is.
@@ -164,34 +171,42 @@ async fn artifacts(
 /// Takes artifacts out of the next release.
 async fn withdraw(
     State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
     Json(request): Json<withdraw::Request>,
 ) -> Result<Json<Vec<String>>, ApiError> {
     on_thread("withdrawal", move || {
-        withdraw::withdraw(&mut daemon.store.lock().unwrap_or_else(PoisonError::into_inner), &request)
+        let tell = |event| daemon.audit.tell(&by, event);
+        withdraw::withdraw(&mut daemon.store.lock().unwrap_or_else(PoisonError::into_inner), &request, &tell)
     })
     .await
 }
 
 async fn cut(
     State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
     Json(request): Json<ReleaseRequest>,
 ) -> Result<Json<Cut>, ApiError> {
-    on_thread("release", move || daemon.cut(&request.channel, request.full)).await
+    on_thread("release", move || daemon.cut(&by, &request.channel, request.full)).await
 }
 
 /// Sends what a ticket asks for.
 async fn resend(
     State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
     Json(request): Json<resend::Request>,
 ) -> Result<Json<Vec<Again>>, ApiError> {
-    on_thread("resend", move || daemon.resend(request)).await
+    on_thread("resend", move || daemon.resend(&by, request)).await
 }
 
 async fn verify_state(State(daemon): State<Arc<Daemon>>) -> Json<VerifyState> {
     Json(daemon.verify.state())
 }
 
-async fn start_verify(State(daemon): State<Arc<Daemon>>) -> Result<Json<VerifyState>, ApiError> {
+async fn start_verify(
+    State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
+) -> Result<Json<VerifyState>, ApiError> {
+    daemon.told(by, Event::Verify {}).await?;
     let work = daemon.clone();
     daemon.verify.start(move |progress| {
         Ok(serde_json::to_value(verify(&work.config.dir, &work.packs, &work.store, progress)?)?)
@@ -200,8 +215,20 @@ async fn start_verify(State(daemon): State<Arc<Daemon>>) -> Result<Json<VerifySt
 }
 
 /// Signs everything anew, after a rotation, and has it sent.
-async fn sign(State(daemon): State<Arc<Daemon>>) -> Result<Json<serde_json::Value>, ApiError> {
-    on_thread("signing", move || daemon.sign_anew().map(|()| serde_json::json!({}))).await
+async fn sign(
+    State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
+) -> Result<Json<serde_json::Value>, ApiError> {
+    on_thread("signing", move || {
+        daemon.audit.tell(&by, Event::Signed {})?;
+        daemon.sign_anew().map(|()| serde_json::json!({}))
+    })
+    .await
+}
+
+/// How far the audit log goes, signed.
+async fn checkpoint(State(daemon): State<Arc<Daemon>>) -> Result<Json<Checkpoint>, ApiError> {
+    on_thread("checkpoint", move || daemon.audit.checkpoint()).await
 }
 
 impl Daemon {
@@ -214,24 +241,32 @@ impl Daemon {
         })
     }
 
+    /// Tells what is about to be done; where it cannot be told, it must not be.
+    pub async fn told(&self, by: Actor, event: Event) -> Result<(), ApiError> {
+        let audit = self.audit.clone();
+        on_thread("audit log", move || audit.tell(&by, event)).await.map(drop)
+    }
+
     /// Cuts a release and has it sent; full, if that is asked for or due.
-    pub fn cut(&self, channel: &Channel, full: bool) -> anyhow::Result<Cut> {
+    pub fn cut(&self, by: &Actor, channel: &Channel, full: bool) -> anyhow::Result<Cut> {
         let (now_s, days) = (clock_s(), self.config.trust.timestamp_days);
         let _one_at_a_time = self.releaser.lock().unwrap_or_else(PoisonError::into_inner);
         let full = full || self.is_full_due(channel, now_s)?;
-        let (cut, outgoing) = release::cut(&self.store, &self.keys, channel, full, now_s, days)?;
+        let tell = |event| self.audit.tell(by, event);
+        let (cut, outgoing) = release::cut(&self.store, &self.keys, channel, full, now_s, days, &tell)?;
         self.sending.send(outgoing);
         Ok(cut)
     }
 
     /// Has what a ticket asks for sent.
-    pub fn resend(&self, request: resend::Request) -> anyhow::Result<Vec<Again>> {
+    pub fn resend(&self, by: &Actor, request: resend::Request) -> anyhow::Result<Vec<Again>> {
         let _one_at_a_time = self.releaser.lock().unwrap_or_else(PoisonError::into_inner);
         let (sent, path) = {
             let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
             let (link, secret) = (self.link, &self.keys.pairing);
             let ticket = request.into_ticket(link, secret, clock_s());
-            resend::take(&store, &self.config.dir, link, secret, &ticket)?
+            let tell = |event| self.audit.tell(by, event);
+            resend::take(&store, &self.config.dir, link, secret, &ticket, &tell)?
         };
         let mut answer = Vec::new();
         for (again, outgoing) in sent {
@@ -284,6 +319,9 @@ impl Daemon {
                  until then a restart means that the round begins anew"
             );
             alarm("journal", text);
+        }
+        if let Some(why) = self.audit.alarm() {
+            alarm("audit", why);
         }
         for why in self.housekeeping.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             alarm("housekeeping", why.clone());

@@ -8,10 +8,12 @@ use clap::{Parser, Subcommand};
 use diodesync::id::{Channel, LaneId, ReleaseNo};
 use diodesync::pack::verify::Report;
 use diodesync::quantity::{BitsPerS, Bytes, Rate};
+use diodesync_control::audit;
 use diodesync_control::{Client, Progress, ask_verify};
 use serde_json::Value;
 
 use crate::api::ReleaseRequest;
+use crate::audit as own_audit;
 use crate::config::Config;
 use crate::release::Cut;
 use crate::resend::Again;
@@ -159,6 +161,9 @@ enum Command {
         #[command(flatten)]
         args: export::ExportArgs,
     },
+    /// Who did what: a log in which no entry can be changed without a trace
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Compare everything that is kept with its digests; exit code 1 if something is damaged
     Verify {
         #[command(flatten)]
@@ -236,6 +241,29 @@ enum Submit {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum AuditCommand {
+    /// Show the log; with --json its lines as they are
+    Show {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: audit::ShowArgs,
+    },
+    /// Print how far the log goes, signed, to be kept elsewhere
+    Checkpoint {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Look for entries that were changed, taken out, put in or cut off; exit code 1 if there is one
+    Verify {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: audit::VerifyArgs,
+    },
+}
+
 /// Runs the command that was typed.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -274,8 +302,26 @@ fn client(common: &Common) -> anyhow::Result<Client> {
     Ok(Client::new(&config.socket(), start_with))
 }
 
+async fn ask_audit(command: AuditCommand) -> anyhow::Result<()> {
+    let place = |common: &Common| anyhow::Ok(own_audit::place(&Config::load(&common.config)?.dir));
+    match command {
+        AuditCommand::Show { common, args } => audit::show(&place(&common)?, &args, common.json),
+        AuditCommand::Verify { common, args } => audit::verify(&place(&common)?, &args, common.json),
+        AuditCommand::Checkpoint { common } => {
+            let config = Config::load(&common.config)?;
+            let checkpoint = match config.socket().exists() {
+                true => serde_json::from_value(client(&common)?.get("/v1/audit/checkpoint").await?)?,
+                false => own_audit::open(&config.dir)?.checkpoint()?,
+            };
+            print!("{}", checkpoint.encode());
+            Ok(())
+        }
+    }
+}
+
 async fn ask(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Audit(command) => ask_audit(command).await?,
         Command::RotateLink { common, finish } => {
             link_key::rotate(&Config::load(&common.config)?, &client(&common)?, finish).await?;
         }

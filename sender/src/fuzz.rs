@@ -51,7 +51,7 @@ pub fn submission<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Result<Vec<Vec<
             .map(|store| store.staged.values().map(|index| index.encode()).collect())
             .unwrap_or_default()
     };
-    match submit::receive(&packs, &store, &Mutex::new(()), receiver) {
+    match submit::receive(&packs, &store, &Mutex::new(()), receiver, &|_| Ok(())) {
         Ok(_) => Ok(staged(&store)),
         Err(error) => {
             assert!(staged(&store).is_empty(), "nothing is kept of what was refused");

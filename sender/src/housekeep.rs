@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use diodesync::audit::Actor;
 use diodesync::id::{Channel, ReleaseNo};
 use diodesync::journal::Revived;
 use diodesync::quantity::Bytes;
@@ -49,7 +50,7 @@ fn release_what_is_due(daemon: &Daemon) -> anyhow::Result<()> {
         if !is_idle || !daemon.is_full_due(&channel, clock_s())? {
             continue;
         }
-        match daemon.cut(&channel, true) {
+        match daemon.cut(&Actor::daemon("full_every"), &channel, true) {
             Ok(cut) => {
                 tracing::info!(%channel, release = cut.number.0, "everything is sent again, as full_every says")
             }
@@ -62,6 +63,7 @@ fn release_what_is_due(daemon: &Daemon) -> anyhow::Result<()> {
 
 /// One look. What fails is an alarm, and hinders nothing else.
 fn turn(daemon: &Daemon, before: Option<Seen>, is_revival_due: bool) -> Option<Seen> {
+    daemon.audit.retry();
     if is_revival_due && daemon.journal.failure().is_some() {
         match daemon.journal.revive() {
             Ok(Revived::Alive) => {}

@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
+use diodesync::audit::{self, Event};
 use diodesync::id::{Blake3, BlockNo, Channel, PackId, ReleaseNo, Sha256};
 use diodesync::limits::{BLOB_ALIGN_BYTES, BLOB_ALIGN_MIN_BYTES, BLOCK_BYTES, PACK_BYTES_MAX};
 use diodesync::pack::{BlobReader, PackStore};
@@ -14,6 +15,7 @@ use diodesync::release::catalog::{Catalog, Heading};
 use diodesync::release::index::{ArtifactKind, Blob, Extent, check_names};
 use diodesync::release::name::ArtifactName;
 use diodesync::release::package::check_versions;
+use diodesync_control::audit::Tell;
 use sha2::Digest;
 
 use crate::random;
@@ -245,8 +247,8 @@ impl<'a> Submission<'a> {
         Ok(())
     }
 
-    /// Makes everything durable and stages it.
-    pub fn finish(mut self, now_s: u64) -> anyhow::Result<Totals> {
+    /// Makes everything durable, tells it, and stages it.
+    pub fn finish(mut self, now_s: u64, tell: &Tell<'_>) -> anyhow::Result<Totals> {
         self.hash_blocks()?;
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let mut names = store.present(&self.channel);
@@ -279,6 +281,12 @@ impl<'a> Submission<'a> {
         let index = self.blobs.compose(heading, artifacts);
         let index =
             index.map_err(|digest| anyhow::anyhow!("blob {digest} was not written; this is a bug"))?;
+        tell(Event::Submitted {
+            channel: self.channel.clone(),
+            artifacts: index.artifacts.len(),
+            bytes: self.totals.bytes,
+            names: audit::names(index.artifacts.keys()),
+        })?;
         store.stage(index)?;
         self.is_staged = true;
         Ok(self.totals)

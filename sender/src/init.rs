@@ -5,7 +5,8 @@
 //! DIR/pairing.json           to be carried to the receiver; its secret part is sealed to the receiver
 //! DIR/link.json              the link's name and its receivers
 //! DIR/roots/1.json           TUF root
-//! DIR/keys/                  0600: link, targets, timestamp, pairing; and root, which no daemon needs
+//! DIR/keys/                  0600: link, targets, timestamp, pairing, audit; and root, which no daemon needs
+//! DIR/audit/                 who did what
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use diodesync::audit::Event;
 use diodesync::id::{Blake3, LinkId};
 use diodesync::link::{LinkKey, PairingSecret, ReceiverPublic, seal_pairing_secret};
 use diodesync::pack::fact;
@@ -21,6 +23,7 @@ use diodesync::trust::{RoleKey, RoleKeys};
 use diodesync_control::clock_s;
 use serde::{Deserialize, Serialize};
 
+use crate::audit;
 use crate::config::Config;
 use crate::link_key;
 use crate::random;
@@ -115,6 +118,7 @@ pub fn init(dir: &Path, receiver: &Path) -> anyhow::Result<()> {
     if !config.exists() {
         fact::write_atomic(&config, 0o644, &[Config::template(dir).as_bytes()])?;
     }
+    audit::tell(dir, Event::Paired { link, with: receiver.to_string() })?;
     let link_file = LinkFile { link, receivers: vec![receiver.to_string()] };
     fact::write(&dir.join("link.json"), &serde_json::to_vec_pretty(&link_file)?)?;
 

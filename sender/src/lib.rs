@@ -7,6 +7,7 @@
 //! One daemon (`run`) owns the folder; every other command speaks to it over its control socket, but for `init`.
 
 mod api;
+mod audit;
 mod cli;
 mod config;
 mod dashboard;

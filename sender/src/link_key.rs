@@ -12,11 +12,13 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use diodesync::audit::Event;
 use diodesync::id::Blake3;
 use diodesync::link::LinkKey;
 use diodesync::pack::fact;
 use diodesync_control::{Client, DirLock};
 
+use crate::audit;
 use crate::config::Config;
 use crate::init::{Keys, read_key};
 use crate::random;
@@ -47,6 +49,10 @@ impl Keys {
     }
 }
 
+fn tell(dir: &Path, change: &str, key: &LinkKey) -> anyhow::Result<()> {
+    audit::tell(dir, Event::key("link", change, text(key)))
+}
+
 /// Begins a rotation, or ends it.
 pub async fn rotate(config: &Config, client: &Client, finish: bool) -> anyhow::Result<()> {
     let keys = config.dir.join("keys");
@@ -56,7 +62,8 @@ pub async fn rotate(config: &Config, client: &Client, finish: bool) -> anyhow::R
         if !next.exists() {
             bail!("no rotation is under way; begin one with: diode-sender rotate-link");
         }
-        read_key(&next)?;
+        let key = LinkKey::from_seed(&read_key(&next)?);
+        tell(&config.dir, "finished", &key)?;
         std::fs::rename(&next, &current).with_context(|| format!("cannot replace {}", current.display()))?;
         fact::sync_dir(&keys)?;
         println!("sessions are signed with the new key when the sender has been restarted");
@@ -65,6 +72,7 @@ pub async fn rotate(config: &Config, client: &Client, finish: bool) -> anyhow::R
     }
     if !next.exists() {
         let seed: [u8; 32] = random::array()?;
+        tell(&config.dir, "made", &LinkKey::from_seed(&seed))?;
         fact::write_secret(&next, &seed)?;
     }
     println!("the new link key is {}", text(&LinkKey::from_seed(&read_key(&next)?)));

@@ -8,9 +8,11 @@ use anyhow::{Context, bail};
 use axum::extract::{Path, State};
 use axum::routing::get;
 use axum::{Json, Router};
+use diodesync::audit::Event;
 use diodesync::id::LaneId;
 use diodesync::quantity::{BitsPerS, Rate};
 use diodesync::send::PROBE_RATES;
+use diodesync_control::audit::Caller;
 use diodesync_control::{ApiError, Client};
 use serde::{Deserialize, Serialize};
 
@@ -30,10 +32,12 @@ pub fn router() -> Router<Arc<Daemon>> {
 
 async fn start(
     State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
     Path(name): Path<String>,
     Json(request): Json<Request>,
 ) -> Result<Json<Trains>, ApiError> {
     let lane = daemon.lane(&name)?;
+    daemon.told(by, Event::Probed { lane: name.clone() }).await?;
     let view = lane.view();
     let why = if lane.config.wire_version < 2 {
         Some(

@@ -5,11 +5,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use diodesync::audit::Event;
 use diodesync::limits::RECEIVER_KEYS_MAX;
 use diodesync::link::ReceiverPublic;
 use diodesync::pack::fact;
 use diodesync_control::DirLock;
 
+use crate::audit;
 use crate::init::LinkFile;
 
 /// A change of the list.
@@ -29,6 +31,7 @@ pub fn receivers(dir: &Path, change: Option<Change>, json: bool) -> anyhow::Resu
     let mut file: LinkFile =
         serde_json::from_slice(&content).context("the fact file link.json is damaged")?;
     let is_changed = change.is_some();
+    let before = file.receivers.clone();
     match change {
         None => {}
         Some(Change::Add(public)) => {
@@ -41,6 +44,13 @@ pub fn receivers(dir: &Path, change: Option<Change>, json: bool) -> anyhow::Resu
         Some(Change::Remove(key)) => remove(&mut file.receivers, &key)?,
     }
     if is_changed {
+        for (keys, others, change) in
+            [(&file.receivers, &before, "added"), (&before, &file.receivers, "removed")]
+        {
+            for key in keys.iter().filter(|key| !others.contains(key)) {
+                audit::tell(dir, Event::key("receiver", change, key))?;
+            }
+        }
         fact::write(&path, &serde_json::to_vec_pretty(&file)?)?;
     }
     if json {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
+use diodesync::audit::Event;
 use diodesync::id::{Blake3, Channel, ReleaseNo, Sha256};
 use diodesync::limits::{CHANNELS_MAX, INDEX_BYTES_MAX, TRUST_BYTES_MAX};
 use diodesync::pack::Space;
@@ -11,6 +12,7 @@ use diodesync::release::delta::blocks_to_send;
 use diodesync::release::index::Index;
 use diodesync::send::{Begin, ReleasePlan};
 use diodesync::trust::Release;
+use diodesync_control::audit::Tell;
 use serde::{Deserialize, Serialize};
 
 use crate::init::Keys;
@@ -48,6 +50,7 @@ pub fn cut(
     full: bool,
     now_s: u64,
     timestamp_days: u64,
+    tell: &Tell<'_>,
 ) -> anyhow::Result<(Cut, Outgoing)> {
     let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
     let newest = store.newest.get(channel).map(|index| index.number);
@@ -101,10 +104,18 @@ pub fn cut(
     repository.version += 1;
     repository.timestamp_version += 1;
     let release = Release { number, bytes: bytes.len() as u64, sha256: Sha256::of(&bytes) };
-    repository.releases.insert(channel.clone(), release);
+    repository.releases.insert(channel.clone(), release.clone());
     repository.link_keys = keys.link_keys()?;
     let roots = store.roots()?;
     let bundle = repository.sign(&keys.roles.named_by(&roots)?, roots, now_s, timestamp_days);
+    tell(Event::Released {
+        channel: channel.clone(),
+        number,
+        baseline,
+        index: release.sha256,
+        artifacts: index.artifacts.len(),
+        bytes: index.blob_bytes(),
+    })?;
     store.commit_release(index.clone(), repository, bundle)?;
     if baseline.is_none() {
         store.record_full(channel, now_s)?;

@@ -8,12 +8,14 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use diodesync::audit::Event;
 use diodesync::id::{Blake3, Channel, LinkId, ReleaseNo};
 use diodesync::link::PairingSecret;
 use diodesync::pack::fact;
 use diodesync::release::index::{Index, NeededBlock};
 use diodesync::send::Begin;
 use diodesync::ticket::{Ticket, Want, What};
+use diodesync_control::audit::Tell;
 use serde::{Deserialize, Serialize};
 
 use crate::release;
@@ -83,6 +85,7 @@ pub fn take(
     link: LinkId,
     secret: &PairingSecret,
     text: &str,
+    tell: &Tell<'_>,
 ) -> anyhow::Result<(Vec<(Again, Outgoing)>, PathBuf)> {
     let ticket = Ticket::parse(text, link, secret)?;
     let sent = wanted(store, &ticket)?
@@ -94,6 +97,10 @@ pub fn take(
             Ok((again, outgoing))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
+    for (again, _) in &sent {
+        let Again { channel, number, asked, blocks, .. } = again.clone();
+        tell(Event::Resent { channel, number, asked, blocks })?;
+    }
     let folder = folder(dir);
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let path = folder.join(Blake3::of(text.as_bytes()).tag().to_string());

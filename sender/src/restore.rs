@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use anyhow::Context;
+use diodesync::audit::Event;
 use diodesync::id::{Channel, ReleaseNo};
 use diodesync_control::{DirLock, clock_s};
 
+use crate::audit;
 use crate::config::Config;
 use crate::store::Store;
 
@@ -48,6 +50,11 @@ pub fn restore(config: &Config, args: &RestoreArgs) -> anyhow::Result<()> {
     let mut store = Store::open(&config.dir)?;
     let floors: BTreeMap<Channel, ReleaseNo> =
         args.floor.iter().map(|Floor(channel, number)| (channel.clone(), *number)).collect();
+    let event = Event::Restored {
+        floors: floors.iter().map(|(channel, number)| format!("{channel}={number}")).collect(),
+        versions: args.versions,
+    };
+    audit::tell(&config.dir, event)?;
     store.restore(&floors, args.versions, args.session, clock_s())?;
     for (channel, number) in &floors {
         println!("channel {channel} goes on with release {}, which sends everything", number.0 + 1);

@@ -14,10 +14,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
 use anyhow::{Context, bail};
+use diodesync::audit::Event;
 use diodesync::pack::fact;
 use diodesync::trust::{RoleKey, RoleKeys, follow};
 use diodesync_control::{Client, DirLock, clock_s};
 
+use crate::audit;
 use crate::config::Config;
 use crate::init::read_key;
 use crate::random;
@@ -116,6 +118,8 @@ pub async fn rotate_root(config: &Config, client: &Client, args: &RotateRootArgs
     let old = args.root_key.clone().unwrap_or_else(|| config.dir.join("keys/root.key"));
     let new = args.new_root_key.clone().unwrap_or_else(|| old.clone());
     let lock = DirLock::take(&config.dir.join("keys"), "lock").context("another rotation is under way")?;
+    let names = if args.all { "root, targets, timestamp" } else { "root" };
+    audit::tell(&config.dir, Event::key(names, "made", new.display()))?;
     let rotated = rotate(&config.dir, &old, &new, args.all, clock_s())?;
     drop(lock);
     if rotated.is_continued {

@@ -15,6 +15,7 @@ use diodesync_control::{DirLock, clock_s, service};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::{self, Daemon};
+use crate::audit;
 use crate::config::Config;
 use crate::export::Exports;
 use crate::housekeep;
@@ -42,6 +43,8 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     })?;
     let link: LinkFile = serde_json::from_slice(&link).context("the fact file link.json is damaged")?;
     let _lock = DirLock::take(&dir, "lock")?;
+    let audit = audit::open(&dir)?;
+    audit.start(path);
     let keys = Arc::new(Keys::load(&dir)?);
     let mut store = Store::open(&dir)?;
     let packs = Arc::new(PackStore::open(&store.packs_dir())?.with_reserve(config.space.reserve));
@@ -97,11 +100,13 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         changes: Default::default(),
         dashboard: Default::default(),
         sources,
+        audit: audit.clone(),
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(serve(daemon));
     lanes.iter().for_each(|lane| lane.stop.store(true, Ordering::Relaxed));
     threads.into_iter().for_each(|thread| drop(thread.join()));
+    audit.stop();
     // One that failed is no loss.
     let _ = diodesync::journal::Journal::flush(journal.as_ref());
     result
@@ -109,7 +114,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
 
 /// Goes on with a ticket that was not answered wholly.
 fn answer(store: &Store, dir: &Path, link: &LinkFile, keys: &Keys, sending: &Sending, ticket: &str) {
-    match resend::take(store, dir, link.link, &keys.pairing, ticket) {
+    match resend::take(store, dir, link.link, &keys.pairing, ticket, &|_| Ok(())) {
         Ok((sent, path)) => {
             sent.into_iter().for_each(|(_, outgoing)| sending.resend(outgoing, path.clone()));
         }
@@ -149,8 +154,13 @@ async fn serve(daemon: Arc<Daemon>) -> anyhow::Result<()> {
     let (config, trouble) = (&daemon.config, daemon.dashboard.clone());
     let default = Config::dashboard_default();
     let dashboard = Dashboard::start(daemon.clone(), &config.dashboard, default, &config.dir, trouble)?;
-    let result =
-        diodesync_control::serve(&daemon.config.socket(), api::router(daemon.clone()), shutdown).await;
+    let result = diodesync_control::serve(
+        &config.socket(),
+        api::router(daemon.clone()),
+        daemon.audit.clone(),
+        shutdown,
+    )
+    .await;
     if let Some(dashboard) = dashboard {
         dashboard.stop();
     }

@@ -487,7 +487,7 @@ mod tests {
         let blob = submission.put(octets).unwrap();
         let name = ArtifactName::File(path.parse().unwrap());
         submission.artifact(name, ArtifactKind::File { blob, executable: false }).unwrap();
-        submission.finish(NOW_S).unwrap();
+        submission.finish(NOW_S, &|_| Ok(())).unwrap();
         let mut store = store.lock().unwrap();
         let number = ReleaseNo(store.newest.get(&Channel::main()).map_or(1, |index| index.number.0 + 1));
         let heading = diodesync::release::catalog::Heading {
@@ -553,7 +553,8 @@ mod tests {
             dir: dir.join("keys"),
         };
         let store = Mutex::new(store);
-        let (cut, _) = crate::release::cut(&store, &keys, &Channel::main(), false, NOW_S, 7).unwrap();
+        let (cut, _) =
+            crate::release::cut(&store, &keys, &Channel::main(), false, NOW_S, 7, &|_| Ok(())).unwrap();
         assert_eq!((cut.number, cut.baseline, cut.artifacts), (ReleaseNo(8), None, 2));
         assert_eq!(store.lock().unwrap().repository.version, 41);
         std::fs::remove_dir_all(dir).unwrap();

@@ -11,8 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use diodesync::audit::{self, Event};
 use diodesync::id::Channel;
 use diodesync::pack::fact;
+use diodesync_control::audit::Tell;
 use serde::{Deserialize, Serialize};
 
 use crate::store::Store;
@@ -77,7 +79,7 @@ pub fn list(store: &Store, channel: &Channel) -> Listing {
 ///
 /// # Errors
 /// A name that nothing has; then nothing is withdrawn.
-pub fn withdraw(store: &mut Store, request: &Request) -> anyhow::Result<Vec<String>> {
+pub fn withdraw(store: &mut Store, request: &Request, tell: &Tell<'_>) -> anyhow::Result<Vec<String>> {
     let present: Vec<String> = store.present(&request.channel).keys().map(ToString::to_string).collect();
     let mut taken = BTreeSet::new();
     for asked in &request.names {
@@ -97,6 +99,8 @@ pub fn withdraw(store: &mut Store, request: &Request) -> anyhow::Result<Vec<Stri
     if taken.len() == present.len() && !present.is_empty() {
         tracing::warn!(channel = %request.channel, "the next release of this channel serves nothing");
     }
+    let (channel, artifacts) = (request.channel.clone(), taken.len());
+    tell(Event::Withdrawn { channel, artifacts, names: audit::names(&taken) })?;
     store.withdraw(&request.channel, taken.clone())?;
     Ok(taken.into_iter().collect())
 }

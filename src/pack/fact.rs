@@ -91,6 +91,11 @@ pub fn write_lazily(path: &Path, content: &[u8]) -> Result<(), PackError> {
     replace(path, 0o640, &[head(content).as_bytes(), content], false)
 }
 
+/// Puts octets in the place of others, with no first line; they may be lost in a power failure.
+pub fn replace_lazily(path: &Path, mode: u32, octets: &[u8]) -> Result<(), PackError> {
+    replace(path, mode, &[octets], false)
+}
+
 /// Records a fact that others must not read.
 pub fn write_secret(path: &Path, content: &[u8]) -> Result<(), PackError> {
     write_atomic(path, 0o600, &[head(content).as_bytes(), content])

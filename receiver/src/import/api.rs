@@ -7,7 +7,9 @@ use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::routing::post;
 use axum::{Json, Router};
 use bytes::{Buf, Bytes};
+use diodesync::audit::Event;
 use diodesync::id::ExportId;
+use diodesync_control::audit::Caller;
 use diodesync_control::{ApiError, on_thread};
 use http_body_util::BodyExt;
 use serde::Deserialize;
@@ -25,19 +27,31 @@ pub fn router() -> Router<Arc<Daemon>> {
         .route("/v1/imports/{export}/finish", post(finish))
 }
 
-async fn begin(State(daemon): State<Arc<Daemon>>, manifest: Bytes) -> Result<Json<Offered>, ApiError> {
+async fn begin(
+    State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
+    manifest: Bytes,
+) -> Result<Json<Offered>, ApiError> {
     on_thread("import", move || {
         check_manifest_size(&manifest)?;
-        daemon.imports.begin(&manifest)
+        let offered = daemon.imports.begin(&manifest)?;
+        daemon.audit.tell(&by, Event::Import { export: offered.export.to_string() })?;
+        Ok(offered)
     })
     .await
 }
 
 async fn resume(
     State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
     Path(export): Path<ExportId>,
 ) -> Result<Json<Offered>, ApiError> {
-    on_thread("import", move || daemon.imports.resume(export)).await
+    on_thread("import", move || {
+        let offered = daemon.imports.resume(export)?;
+        daemon.audit.tell(&by, Event::Import { export: export.to_string() })?;
+        Ok(offered)
+    })
+    .await
 }
 
 #[derive(Debug, Deserialize)]
@@ -87,7 +101,14 @@ async fn slots(
 
 async fn finish(
     State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
     Path(export): Path<ExportId>,
 ) -> Result<Json<Summary>, ApiError> {
-    on_thread("import", move || daemon.imports.finish(export)).await
+    on_thread("import", move || {
+        let summary = daemon.imports.finish(export)?;
+        let Summary { missing_slots: missing, repaired, .. } = summary;
+        daemon.audit.note(&by, Event::Imported { export: export.to_string(), missing, repaired });
+        Ok(summary)
+    })
+    .await
 }

@@ -198,6 +198,11 @@ impl Arrival {
         self.refused = Some(why);
     }
 
+    /// Why it is held.
+    pub fn why_refused(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+
     /// Octets that are not there.
     pub fn lacking_bytes(&self) -> u64 {
         self.lacking_bytes

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use diodesync::audit::Event;
 use diodesync::id::{BlockId, Channel, ReleaseNo};
 
 use super::Publisher;
@@ -13,6 +14,9 @@ use crate::handover::Order;
 
 /// How often there is a look at what is free.
 const SPACE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Damaged blocks that the audit log names.
+const DAMAGE_NAMED_MAX: usize = 20;
 
 /// A release that is served, or kept, and lacks blocks.
 #[derive(Debug, Clone)]
@@ -28,6 +32,8 @@ pub struct DamagedRelease {
 impl Publisher {
     /// Blocks were found not to be what they were; they are condemned already.
     pub(super) fn take_damage(&mut self, blocks: Vec<BlockId>) {
+        let first = blocks.iter().take(DAMAGE_NAMED_MAX).copied().collect();
+        self.teller.note(Event::Damaged { blocks: blocks.len(), first });
         let set: HashSet<BlockId> = blocks.iter().copied().collect();
         for arrival in self.arrivals.values_mut().filter(|arrival| arrival.needs(&set)) {
             *arrival = arrival.again(&self.input.ledger, &self.checked);

@@ -4,10 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use diodesync::audit::Side;
 use diodesync::id::{Blake3, ObjectTag, PackId};
 use diodesync::pack::fact;
 use diodesync::release::provider::key_ids;
 use diodesync::trust::{Release, Repository, RoleKey, RoleKeys};
+use diodesync_control::audit::Place;
 
 use super::arrival::place_of;
 use super::*;
@@ -33,6 +35,7 @@ struct World {
     index_octets: Vec<u8>,
     trust_octets: Vec<u8>,
     root: TrustState,
+    audit: Audit,
 }
 
 impl World {
@@ -70,7 +73,9 @@ impl World {
         let trust_octets =
             repository.sign(&keys, vec![root.clone()], diodesync_control::clock_s(), 7).encode();
         let journal = Arc::new(SledJournal::open(&base.path().join("journal")).unwrap().0);
+        let place = Place { dir: base.path().join("told"), side: Side::Receiver, key: "audit.key" };
         Self {
+            audit: Audit::open(place, None).unwrap(),
             packs,
             journal,
             index,
@@ -111,6 +116,7 @@ impl World {
             keep: BTreeMap::new(),
             is_served_elsewhere: false,
             has_mirrors: false,
+            audit: self.audit.clone(),
         };
         let publisher = open(Arc::new(PublishShared::new()), input)?;
         Ok(High { publisher, ledger, inbox, notices, orders: from_publisher })

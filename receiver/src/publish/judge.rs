@@ -1,5 +1,6 @@
 //! The judgement of what arrived: trust bundles by TUF, indexes by what the accepted metadata names.
 
+use diodesync::audit::Event;
 use diodesync::id::{BlockId, Sha256};
 use diodesync::pack::PackError;
 use diodesync::release::index::{Index, NeededBlock};
@@ -63,6 +64,7 @@ impl Publisher {
         match judged {
             Ok((trust, targets)) => {
                 if trust != self.trust {
+                    self.tell_trust(&trust)?;
                     self.facts.record_trust(&trust)?;
                     self.trust = trust;
                 }
@@ -129,6 +131,13 @@ impl Publisher {
                     tracing::warn!("{text}");
                     self.set_refused(Some(text));
                 } else if newest != Some(index.number) {
+                    self.teller.tell(Event::Arrived {
+                        channel: index.channel.clone(),
+                        number: index.number,
+                        index: digest,
+                        artifacts: index.artifacts.len(),
+                        bytes: index.blob_bytes(),
+                    })?;
                     self.facts.record_index(&index)?;
                     self.accept(index);
                 }

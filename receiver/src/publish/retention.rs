@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use diodesync::audit::{self, Event};
 use diodesync::id::{BlockId, Channel, ReleaseNo};
 use diodesync::journal::HeldBlock;
 use diodesync::quantity::Bytes;
@@ -204,6 +205,10 @@ impl Publisher {
 
     /// Forgets and frees what is not kept. Takes the blocks out of `kept`.
     pub(super) fn retain(&mut self, kept: &mut Kept) -> anyhow::Result<Freed> {
+        if !kept.forgotten.is_empty() {
+            let names = kept.forgotten.iter().map(|(channel, number)| format!("{channel} {number}"));
+            self.teller.tell(Event::Gc { releases: audit::names(names) })?;
+        }
         for (channel, numbers) in &kept.numbers {
             self.facts.forget_others(channel, numbers)?;
         }

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use diodesync::id::{Channel, ReleaseNo};
+use diodesync::audit::Event;
+use diodesync::id::{Channel, ReleaseNo, Sha256};
 use diodesync::pack::PackStore;
 use diodesync::release::index::Index;
 use diodesync_control::clock_s;
@@ -146,6 +147,10 @@ impl Publisher {
             let keep = self.retention.keep(channel).count(&cut_s, clock_s());
             self.facts.record_before(channel, &before, keep)?;
         }
+        let (of, number) = (channel.clone(), index.number);
+        self.teller.tell(Event::Checked { channel: of.clone(), number, blobs: index.blobs.len() })?;
+        let (digest, artifacts) = (Sha256::of(&index.encode()), index.artifacts.len());
+        self.teller.tell(Event::Published { channel: of, number, index: digest, artifacts })?;
         self.facts.record_published(channel, index.number)?;
         SiteFact::record(&self.input.dir, &site)?;
         self.served.push(Arc::downgrade(index));
@@ -153,6 +158,7 @@ impl Publisher {
         self.input.site.switch(Arc::new(site));
         self.published.insert(channel.clone(), index.number);
         self.arrivals.remove(channel);
+        self.tell_served_now();
         tracing::info!(%channel, release = index.number.0, artifacts = index.artifacts.len(), "published");
         Ok(())
     }

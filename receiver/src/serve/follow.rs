@@ -82,6 +82,9 @@ impl SiteFact {
 pub struct Serving {
     /// Releases that somebody still reads.
     pub releases: BTreeSet<ReleaseId>,
+    /// Those of them that are served under their names.
+    #[serde(default)]
+    pub served: BTreeSet<ReleaseId>,
     /// The certificate.
     pub tls: TlsStatus,
     /// Why the site is not the one that the publisher recorded.
@@ -229,8 +232,10 @@ impl Follower {
     /// Says what is in use.
     fn write_serving(&self) -> anyhow::Result<()> {
         let used = self.served.iter().filter_map(Weak::upgrade);
+        let id = |index: Arc<Index>| (index.channel.clone(), index.number);
         let serving = Serving {
-            releases: used.map(|index| (index.channel.clone(), index.number)).collect(),
+            releases: used.map(id).collect(),
+            served: self.site.load().releases().iter().cloned().map(id).collect(),
             tls: self.tls.as_ref().map(|tls| tls.status(clock_s())).unwrap_or_default(),
             failure: self.failure.clone(),
             written_ms: clock_ms(),

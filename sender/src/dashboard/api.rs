@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use diodesync::audit::Actor;
 use diodesync::id::{Channel, ReleaseNo};
 use diodesync::quantity::Bytes;
 use diodesync_control::ApiError;
@@ -20,6 +21,11 @@ use crate::release::Cut;
 use crate::resend::{self, Again};
 
 type Shared = State<Arc<Board<Daemon>>>;
+
+/// Who asks: all that is known is that they know the token.
+fn by() -> Actor {
+    Actor::Dashboard("who knows its token".to_owned())
+}
 
 /// Releases of an answer.
 const RELEASES_MAX: usize = 50;
@@ -82,7 +88,7 @@ async fn exports(State(board): Shared) -> Result<Json<ExportList>, ApiError> {
 }
 
 async fn cut(State(board): Shared, Json(request): Json<ReleaseRequest>) -> Result<Json<Cut>, ApiError> {
-    Ok(Json(board.work(move |board| board.source.cut(&request.channel, request.full)).await?))
+    Ok(Json(board.work(move |board| board.source.cut(&by(), &request.channel, request.full)).await?))
 }
 
 #[derive(Debug, Deserialize)]
@@ -99,7 +105,7 @@ async fn resend(
     State(board): Shared,
     Json(TicketText { ticket }): Json<TicketText>,
 ) -> Result<Json<Resent>, ApiError> {
-    let resent = board.work(move |board| board.source.resend(resend::Request::Ticket(ticket))).await?;
+    let resent = board.work(move |board| board.source.resend(&by(), resend::Request::Ticket(ticket))).await?;
     Ok(Json(Resent { resent }))
 }
 
@@ -110,7 +116,7 @@ struct CutForm {
 }
 
 async fn cut_form(State(board): Shared, Form(form): Form<CutForm>) -> Response {
-    let cut = board.work(move |board| board.source.cut(&form.channel, form.full.is_some())).await;
+    let cut = board.work(move |board| board.source.cut(&by(), &form.channel, form.full.is_some())).await;
     let said = cut.map(|cut| {
         format!(
             "Release {} {} is cut: {} artifacts. {} blocks, {}, are being sent.",
@@ -125,7 +131,7 @@ async fn cut_form(State(board): Shared, Form(form): Form<CutForm>) -> Response {
 }
 
 async fn resend_form(State(board): Shared, Form(TicketText { ticket }): Form<TicketText>) -> Response {
-    let resent = board.work(move |board| board.source.resend(resend::Request::Ticket(ticket))).await;
+    let resent = board.work(move |board| board.source.resend(&by(), resend::Request::Ticket(ticket))).await;
     let line = |again: &Again| {
         format!(
             "{} blocks, {}, of release {} {}",

@@ -8,10 +8,12 @@ use axum::extract::{Path, Query, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
+use diodesync::audit::Event;
 use diodesync::id::ExportId;
 use diodesync::release::delta::blocks_to_send;
 use diodesync::ticket::Ticket;
 use diodesync::trust::Bundle;
+use diodesync_control::audit::Caller;
 use diodesync_control::{ApiError, clock_s, on_thread};
 use hyper::body::Frame;
 use serde::Deserialize;
@@ -36,9 +38,22 @@ pub fn router() -> Router<Arc<Daemon>> {
 
 async fn begin(
     State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
     Json(request): Json<Request>,
 ) -> Result<Json<Begun>, ApiError> {
-    on_thread("export", move || daemon.exports.begin(&plan(&daemon, &request)?)).await
+    on_thread("export", move || {
+        let plan = plan(&daemon, &request)?;
+        let event = Event::Exported {
+            export: plan.export.to_string(),
+            channel: plan.channel.clone(),
+            number: plan.number,
+            blocks: plan.block_count(),
+            volumes: plan.layout.volumes(),
+        };
+        daemon.audit.tell(&by, event)?;
+        daemon.exports.begin(&plan)
+    })
+    .await
 }
 
 fn plan(daemon: &Daemon, request: &Request) -> anyhow::Result<Plan> {
@@ -132,9 +147,15 @@ async fn is_written(
 
 async fn written(
     State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
     Path((export, volume)): Path<(ExportId, u32)>,
 ) -> Result<Json<()>, ApiError> {
-    on_thread("export", move || daemon.exports.record_written(export, volume)).await
+    on_thread("export", move || {
+        let event = Event::Written { export: export.to_string(), volume: volume.saturating_add(1) };
+        daemon.audit.tell(&by, event)?;
+        daemon.exports.record_written(export, volume)
+    })
+    .await
 }
 
 async fn finish(

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use diodesync::audit::Actor;
 use diodesync::id::Channel;
 use diodesync::quantity::parse_bytes;
 use diodesync_control::table::Table;
@@ -44,6 +45,13 @@ pub struct Source {
     pub gone: Gone,
     /// How upstreams are reached.
     pub access: Access,
+}
+
+impl Source {
+    /// As the audit log names it.
+    pub fn actor(&self) -> Actor {
+        Actor::daemon(format!("source {}", self.name))
+    }
 }
 
 /// What becomes of artifacts that a source brought and does not name any more.

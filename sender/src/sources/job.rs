@@ -267,8 +267,11 @@ impl Job {
             .filter(|item| item.source.starts_with(&self.folder))
             .map(|item| item.source.clone())
             .collect();
-        let work =
-            move || submit::hand_over(&daemon.packs, &daemon.store, &daemon.writer, channel, what, &items);
+        let by = self.source.actor();
+        let work = move || {
+            let tell = |event| daemon.audit.tell(&by, event);
+            submit::hand_over(&daemon.packs, &daemon.store, &daemon.writer, channel, what, &items, &tell)
+        };
         let totals = tokio::task::spawn_blocking(work).await.context("the submission crashed")?;
         // What was refused would be refused again.
         own.iter().for_each(|path| self.let_go(path));

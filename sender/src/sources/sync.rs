@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use diodesync::audit::Event;
 use diodesync::pack::fact;
 use diodesync_control::clock_s;
 
@@ -259,7 +260,9 @@ impl Sources {
         state.last_began_s = Some(began_s);
         state.last_good_s = if is_good { Some(clock_s().max(began_s)) } else { state.last_good_s };
         state.failures = if is_good { 0 } else { state.failures.saturating_add(1) };
-        tracing::info!("source {}", report.to_text(&source.name).lines().next().unwrap_or_default());
+        let text = report.to_text(&source.name);
+        tracing::info!("source {}", text.lines().next().unwrap_or_default());
+        daemon.audit.note(&source.actor(), Event::Pulled { source: source.name.clone(), report: text });
         state.report = report;
         if let Err(error) = self.write(&source.name, &state) {
             tracing::error!(
@@ -289,7 +292,9 @@ fn settle(daemon: &Daemon, source: &Source, was_open: bool, report: &mut Report)
         let present = withdraw::list(&store, &source.channel).artifacts;
         let names: Vec<String> = report.gone.iter().filter(|name| present.contains(name)).cloned().collect();
         is_changed |= !names.is_empty();
-        withdraw::withdraw(&mut store, &withdraw::Request { channel: source.channel.clone(), names })?;
+        let tell = |event| daemon.audit.tell(&source.actor(), event);
+        let request = withdraw::Request { channel: source.channel.clone(), names };
+        withdraw::withdraw(&mut store, &request, &tell)?;
     }
     let is_pending = {
         let store = daemon.store.lock().unwrap_or_else(PoisonError::into_inner);
@@ -297,7 +302,7 @@ fn settle(daemon: &Daemon, source: &Source, was_open: bool, report: &mut Report)
             || !store.withdrawn(&source.channel).is_empty()
     };
     if source.release && is_changed && is_pending {
-        report.released = Some(daemon.cut(&source.channel, false)?.number);
+        report.released = Some(daemon.cut(&source.actor(), &source.channel, false)?.number);
     }
     Ok(())
 }

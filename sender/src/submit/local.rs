@@ -7,6 +7,7 @@ use bytes::Bytes;
 use diodesync::id::Channel;
 use diodesync::pack::PackStore;
 use diodesync_control::Progress;
+use diodesync_control::audit::Tell;
 use tokio::sync::mpsc;
 
 use super::What;
@@ -23,6 +24,7 @@ pub fn hand_over(
     channel: Channel,
     what: What,
     items: &[Item],
+    tell: &Tell<'_>,
 ) -> anyhow::Result<Totals> {
     let (chunks, receiver) = mpsc::channel::<Bytes>(8);
     // One that cannot be read ends the chunks without an end message, which the other side takes as what it is.
@@ -31,7 +33,7 @@ pub fn hand_over(
     let (read, taken) = std::thread::scope(|scope| {
         let reader =
             scope.spawn(move || read_all(channel, what, items, &Frames(Box::new(put)), &Progress::hidden()));
-        let taken = receive(packs, store, writer, receiver);
+        let taken = receive(packs, store, writer, receiver, tell);
         (reader.join(), taken)
     });
     match (read, taken) {

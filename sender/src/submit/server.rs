@@ -15,6 +15,7 @@ use diodesync::release::name::{
     ArtifactName, FilePath, Platform, ProviderAddress, Version, parse_provider_archive_name,
 };
 use diodesync::release::provider::{ProofInput, split_keys, verify};
+use diodesync_control::audit::Tell;
 use diodesync_control::clock_s;
 use tokio::sync::mpsc;
 
@@ -30,6 +31,7 @@ pub fn receive(
     store: &Mutex<Store>,
     writer: &Mutex<()>,
     chunks: mpsc::Receiver<Bytes>,
+    tell: &Tell<'_>,
 ) -> anyhow::Result<Totals> {
     let mut frames = FrameReader { chunks, rest: Bytes::new(), data_left: 0 };
     let Some(Frame::Message(Message::Begin { channel, what, bytes })) = frames.next()? else {
@@ -56,7 +58,7 @@ pub fn receive(
             image::take(&mut submission, &mut frames, &repository, tags, omitted)?
         }
     }
-    submission.finish(clock_s())
+    submission.finish(clock_s(), tell)
 }
 
 fn take_files(submission: &mut Submission<'_>, frames: &mut FrameReader) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
 //! What both programs need around their rules: the control socket (HTTP and JSON over a Unix socket), the dashboard, the
-//! lock that makes a daemon the only one in its folder, progress on a terminal, and the exit codes.
+//! audit log, the lock that makes a daemon the only one in its folder, progress on a terminal, and the exit codes.
 
+pub mod audit;
 mod client;
 pub mod dashboard;
 mod progress;

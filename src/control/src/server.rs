@@ -11,11 +11,16 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::audit::{self, Audit, Caller};
 use crate::service;
 
 /// How long a stop waits for requests that are under way; a submission can take hours, and one whose command was
 /// suspended never ends.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
+
+/// Why a request was not done, for the audit log.
+#[derive(Debug, Clone)]
+pub(crate) struct Why(pub String);
 
 /// An error as an answer: `{"error": "…"}`, with the whole chain of causes.
 #[derive(Debug)]
@@ -36,7 +41,9 @@ impl From<anyhow::Error> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.0, axum::Json(json!({ "error": self.1 }))).into_response()
+        let mut answer = (self.0, axum::Json(json!({ "error": self.1 }))).into_response();
+        answer.extensions_mut().insert(Why(self.1));
+        answer
     }
 }
 
@@ -68,16 +75,19 @@ pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 }
 
 /// Serves the control socket until `shutdown` completes. Who may write to the socket file (its owner and group) may
-/// control the daemon.
+/// control the daemon; what is asked and not done goes to the audit log, what is done tells its handler.
 pub async fn serve(
     path: &Path,
     router: Router,
+    audit: Audit,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let listener = bind(path)?;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
     service::ready();
+    let router = router.layer(axum::middleware::from_fn_with_state(audit, audit::refusals));
+    let router = router.into_make_service_with_connect_info::<Caller>();
     let (stop, mut stopped) = tokio::sync::watch::channel(());
     let graceful = async move {
         shutdown.await;

@@ -224,6 +224,11 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
     for (role, key, is_seen) in [
         ("lane", "keys/receiver.key", true),
         ("lane", "keys/site/ca.key", false),
+        ("lane", "keys/site/audit.key", false),
+        ("lane", "audit/checkpoint", false),
+        ("serve", "audit/checkpoint", false),
+        ("mirror", "audit/checkpoint", false),
+        ("publish", "audit/checkpoint", true),
         ("lane", "keys/site/apt.key", false),
         ("lane", "tls/server.key", false),
         ("serve", "tls/server.key", true),
