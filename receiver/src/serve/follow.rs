@@ -30,6 +30,8 @@ use crate::publish::Facts;
 
 /// How often the facts are looked at.
 const INTERVAL: Duration = Duration::from_millis(50);
+/// Looks at the start, before what is wrong ends it.
+const OPEN_TRIES: u32 = 10;
 /// How often the certificate's files are.
 const TLS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often `serving` is written although nothing changed.
@@ -161,6 +163,14 @@ impl Follower {
             pulse: Pulse::default(),
         };
         follower.take_damaged()?;
+        // A publisher may go on just now.
+        for _ in 1..OPEN_TRIES {
+            if follower.take_site().is_ok() {
+                follower.write_serving()?;
+                return Ok(follower);
+            }
+            std::thread::sleep(INTERVAL);
+        }
         follower.take_site()?;
         follower.write_serving()?;
         Ok(follower)
