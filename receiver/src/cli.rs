@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use diodesync::pack::verify::Report;
 use diodesync::quantity::{BitsPerS, Bytes};
 use diodesync_control::audit;
-use diodesync_control::{Client, Progress, ask_verify};
+use diodesync_control::{Client, Manual, Progress, ask_verify};
 
 use crate::audit as own_audit;
 use crate::config::Config;
@@ -132,6 +132,8 @@ enum Command {
         #[arg(long, requires = "ticket")]
         qr: bool,
     },
+    #[command(flatten)]
+    Manual(Manual),
 }
 
 #[derive(Debug, Subcommand)]
@@ -173,6 +175,7 @@ pub fn main() -> ExitCode {
             Config::load(&config).and_then(|config| init::accept_link_key(&config.dir, &key))
         }
         Command::Run { config, role } => run::run(&config, role),
+        Command::Manual(manual) => manual.make(env!("CARGO_PKG_NAME"), &Cli::command()),
         other => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -273,7 +276,8 @@ async fn ask(command: Command) -> anyhow::Result<()> {
         | Command::Pair { .. }
         | Command::Rotate { .. }
         | Command::AcceptLinkKey { .. }
-        | Command::Run { .. } => {}
+        | Command::Run { .. }
+        | Command::Manual(_) => {}
     }
     Ok(())
 }

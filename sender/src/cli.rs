@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use diodesync::id::{Channel, LaneId, ReleaseNo};
 use diodesync::pack::verify::Report;
 use diodesync::quantity::{BitsPerS, Bytes, Rate};
 use diodesync_control::audit;
-use diodesync_control::{Client, Progress, ask_verify};
+use diodesync_control::{Client, Manual, Progress, ask_verify};
 use serde_json::Value;
 
 use crate::api::ReleaseRequest;
@@ -177,6 +177,8 @@ enum Command {
         #[arg(long)]
         watch: bool,
     },
+    #[command(flatten)]
+    Manual(Manual),
 }
 
 #[derive(Debug, Subcommand)]
@@ -271,6 +273,7 @@ pub fn main() -> ExitCode {
     diodesync_control::exit(match cli.command {
         Command::Init { dir, receiver } => init::init(&dir, &receiver),
         Command::Run { config } => run::run(&config),
+        Command::Manual(manual) => manual.make(env!("CARGO_PKG_NAME"), &Cli::command()),
         Command::Profile(args) => {
             profile::print(&args);
             Ok(())
@@ -421,7 +424,8 @@ async fn ask(command: Command) -> anyhow::Result<()> {
         | Command::Run { .. }
         | Command::Restore { .. }
         | Command::Profile(_)
-        | Command::Receivers(_) => {}
+        | Command::Receivers(_)
+        | Command::Manual(_) => {}
     }
     Ok(())
 }

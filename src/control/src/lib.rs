@@ -1,9 +1,11 @@
 //! What both programs need around their rules: the control socket (HTTP and JSON over a Unix socket), the dashboard, the
-//! audit log, the lock that makes a daemon the only one in its folder, progress on a terminal, and the exit codes.
+//! audit log, the lock that makes a daemon the only one in its folder, progress on a terminal, man pages, and the exit
+//! codes.
 
 pub mod audit;
 mod client;
 pub mod dashboard;
+mod manual;
 mod progress;
 mod server;
 pub mod service;
@@ -19,6 +21,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 
 pub use client::Client;
+pub use manual::Manual;
 pub use progress::Progress;
 pub use server::{ApiError, bind, on_thread, serve};
 pub use stream::ReceiverStream;
