@@ -8,6 +8,7 @@
 //! | [`nonces`] | what the sender has sealed with, over all its sessions |
 //! | [`weather`] | a one-way UDP path in user space, with seeded bad weather |
 //! | [`netns`] | a one-way path between two network namespaces |
+//! | [`machine`] | a machine of its own for packages and services, with a real systemd |
 //! | [`origin`], [`gpg`] | an upstream with faults, a Terraform registry in it, and the real `gpg` |
 //! | [`deb`], [`archive`], [`apt`] | Debian packages, an archive of them, and the real `apt` with a root of its own |
 //! | [`provider`] | a Terraform provider release as a registry has it, signed |
@@ -32,6 +33,7 @@ pub mod deb;
 pub mod gpg;
 pub mod http;
 pub mod https;
+pub mod machine;
 pub mod mirror;
 pub mod netns;
 pub mod nonces;

@@ -424,7 +424,7 @@ impl Done {
 }
 
 /// Runs a command to its end, or kills it at the limit. Output goes through files, so that no pipe can fill up.
-fn finish(
+pub(crate) fn finish(
     mut command: Command,
     program: &Path,
     arguments: &[impl AsRef<str>],

@@ -147,7 +147,7 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
     let roles = [ROLES.as_slice(), &["mirror"]].concat();
     let dir = pair.high.dir().to_owned();
     // What systemd-tmpfiles makes.
-    let tmpfiles = std::fs::read_to_string(folder().join("diodesync.tmpfiles")).unwrap();
+    let tmpfiles = std::fs::read_to_string(folder().join("diodesync-receiver.tmpfiles")).unwrap();
     for line in tmpfiles.lines().filter(|line| line.contains(STATE)) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let path = words[1].replace(STATE, dir.to_str().unwrap());

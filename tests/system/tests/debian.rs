@@ -1,0 +1,336 @@
+//! The Debian packages of both sides, built by `systemd/debian/build`, in a machine of its own with a real systemd:
+//! installed, started, upgraded, removed and purged, with a release going across whenever both run.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use diodesync_system::bins::{bins, workspace};
+use diodesync_system::deb::{find, run};
+use diodesync_system::machine::Machine;
+use diodesync_system::scratch::Scratch;
+use diodesync_system::skip::Skip;
+use diodesync_system::status::{ReceiverStatus, ReleaseState};
+use diodesync_system::wait_for;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const SIDES: [&str; 2] = ["sender", "receiver"];
+const ROLES: [&str; 4] = ["publish", "lane", "serve", "mirror"];
+
+/// What must be here to build them.
+fn find_tools() -> Result<(), Skip> {
+    let tried = Command::new("cargo").args(["deb", "--version"]).output();
+    if !tried.as_ref().is_ok_and(|done| done.status.success()) {
+        return Err(Skip::curable(format!("cannot run cargo deb ({tried:?}); cargo install cargo-deb")));
+    }
+    find("dpkg-shlibdeps", "dpkg-dev")
+}
+
+/// Builds both as this revision: the packages by side, in a folder of `dir`.
+fn build(dir: &Path, revision: &str) -> BTreeMap<&'static str, PathBuf> {
+    let bins = bins().unwrap();
+    let folder = bins.sender.parent().unwrap();
+    let profile = match folder.file_name().unwrap().to_str().unwrap() {
+        "debug" => "dev",
+        other => other,
+    };
+    let to = dir.join(revision);
+    std::fs::create_dir(&to).unwrap();
+    let mut command = Command::new(workspace().join("systemd/debian/build"));
+    command.args(["--profile", profile, "--fast", "--deb-revision", revision, "--output"]).arg(&to);
+    run(command.env("CARGO_TARGET_DIR", folder.parent().unwrap())).unwrap();
+    let made: Vec<PathBuf> = std::fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(made.len(), 2, "{made:?}");
+    let of = |side: &str| {
+        let begin = format!("diodesync-{side}_");
+        let is_it = |path: &&PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(&begin);
+        made.iter().find(is_it).unwrap().clone()
+    };
+    SIDES.map(|side| (side, of(side))).into()
+}
+
+/// What `dpkg-deb --contents` lists: the mode and the owner by path.
+fn contents(package: &Path) -> BTreeMap<String, String> {
+    let listed = run(Command::new("dpkg-deb").arg("--contents").arg(package)).unwrap();
+    let entry = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (words[5].trim_start_matches("./").to_owned(), format!("{} {}", words[0], words[1]))
+    };
+    listed.lines().map(entry).collect()
+}
+
+/// Where packages put what they have, and nothing elsewhere.
+fn check_contents(side: &str, package: &Path) {
+    let contents = contents(package);
+    let name = format!("diodesync-{side}");
+    let mut files = vec![
+        format!("usr/bin/diode-{side}"),
+        format!("usr/lib/systemd/system/{name}.service"),
+        format!("usr/lib/systemd/system-preset/60-{name}.preset"),
+        format!("usr/lib/sysusers.d/{name}.conf"),
+        format!("usr/lib/tmpfiles.d/{name}.conf"),
+        format!("usr/lib/sysctl.d/60-{name}.conf"),
+        format!("usr/share/bash-completion/completions/diode-{side}"),
+        format!("usr/share/zsh/vendor-completions/_diode-{side}"),
+        format!("usr/share/fish/vendor_completions.d/diode-{side}.fish"),
+        format!("usr/share/man/man1/diode-{side}.1.gz"),
+        format!("usr/share/man/man1/diode-{side}-init.1.gz"),
+        format!("usr/share/man/man1/diode-{side}-status.1.gz"),
+        format!("usr/share/doc/{name}/copyright"),
+        format!("usr/share/doc/{name}/examples/{name}.network.example"),
+    ];
+    if side == "sender" {
+        files.push("usr/share/man/man1/diode-sender-submit-packages.1.gz".to_owned());
+    } else {
+        files.extend(ROLES.map(|role| format!("usr/lib/systemd/system/{name}-{role}.service")));
+        files.push(format!("usr/lib/systemd/system/{name}-dashboard.socket"));
+        files.push(format!("usr/lib/systemd/system/{name}.target"));
+        files.push(format!("usr/share/doc/{name}/examples/{name}.nft"));
+    }
+    for file in &files {
+        assert!(contents.contains_key(file), "{file} is not in {contents:#?}");
+    }
+    let program = format!("usr/bin/diode-{side}");
+    for (path, attributes) in &contents {
+        let expected = match path {
+            path if path.ends_with('/') => "drwxr-xr-x 0/0",
+            path if *path == program => "-rwxr-xr-x 0/0",
+            _ => "-rw-r--r-- 0/0",
+        };
+        assert_eq!(attributes, expected, "{path}");
+        // What builds packages is nothing that operators look for.
+        assert!(!path.ends_with("-manual.1.gz") && !path.ends_with("-completions.1.gz"), "{path}");
+    }
+    let depends = run(Command::new("dpkg-deb").arg("--field").arg(package).arg("Depends")).unwrap();
+    assert!(depends.contains("libc6 (>=") && depends.contains("systemd"), "{depends}");
+}
+
+/// The gateway's two sides as one machine's packages, which hear each other over its loopback.
+struct Site {
+    machine: Machine,
+}
+
+impl Site {
+    /// Installs packages that were copied into the machine.
+    fn dpkg(&self, packages: &BTreeMap<&'static str, PathBuf>) -> String {
+        for (side, package) in packages {
+            let to = self.machine.path(&format!("/tmp/{side}.deb")).unwrap();
+            std::fs::copy(package, to).unwrap();
+        }
+        let said = self.machine.run(&["dpkg", "--install", "/tmp/sender.deb", "/tmp/receiver.deb"]).unwrap();
+        let text = format!("{}{}", said.stdout, said.stderr);
+        assert_eq!(said.code, Some(0), "{text}");
+        text
+    }
+
+    /// systemd's word for a unit: active, inactive, failed.
+    fn state(&self, unit: &str) -> String {
+        self.machine.run(&["systemctl", "is-active", unit]).unwrap().stdout.trim().to_owned()
+    }
+
+    /// enabled or disabled.
+    fn enabled(&self, unit: &str) -> String {
+        self.machine.run(&["systemctl", "is-enabled", unit]).unwrap().stdout.trim().to_owned()
+    }
+
+    fn property(&self, unit: &str, property: &str) -> String {
+        self.machine
+            .ok(&["systemctl", "show", "--value", "--property", property, unit])
+            .unwrap()
+            .trim()
+            .to_owned()
+    }
+
+    /// The process of a service that runs, by the user that it has to have.
+    fn process(&self, unit: &str) -> String {
+        let state = self.state(unit);
+        assert_eq!(state, "active", "{unit} says:\n{}", self.machine.log_of(unit));
+        let pid = self.property(unit, "MainPID");
+        let user = self.machine.ok(&["stat", "--format=%U", &format!("/proc/{pid}")]).unwrap();
+        let side = if unit.contains("sender") { "sender" } else { "receiver" };
+        assert_eq!(user.trim(), format!("diodesync-{side}"));
+        pid
+    }
+
+    /// The digests of what a side must not lose.
+    fn state_digests(&self) -> String {
+        let keys = "/var/lib/diodesync-sender/keys /var/lib/diodesync-sender/link.json \
+                    /var/lib/diodesync-receiver/keys /var/lib/diodesync-receiver/pairing";
+        let digests = self.machine.sh(&format!("find {keys} -type f | sort | xargs sha256sum")).unwrap();
+        assert!(digests.lines().count() >= 8, "{digests}");
+        digests
+    }
+
+    fn receiver(&self) -> ReceiverStatus {
+        let text = self.machine.ok(&["diode-receiver", "status", "--json"]).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// What a client gets of the newest release.
+    fn served(&self) -> String {
+        let line = "curl --silent --show-error --fail --cacert /var/lib/diodesync-receiver/ca.pem \
+                    https://localhost:8443/files/greeting";
+        self.machine.run(&["sh", "-c", line]).unwrap().stdout.trim().to_owned()
+    }
+
+    /// Has release `number` cross, and a client get it.
+    fn cross(&self, number: u64) {
+        let text = format!("release {number}");
+        self.machine.sh(&format!("echo '{text}' > /root/greeting")).unwrap();
+        self.machine.ok(&["diode-sender", "submit", "files", "/root/greeting"]).unwrap();
+        self.machine.ok(&["diode-sender", "release"]).unwrap();
+        let mut last = None;
+        let waited = wait_for(&format!("release {number} is published"), MINUTE, || {
+            last = Some(self.receiver());
+            let release = last.as_ref().and_then(|status| status.release("main", number));
+            Ok(release.is_some_and(|release| release.state == ReleaseState::Published).then_some(()))
+        });
+        assert!(waited.is_ok(), "{waited:?}: {last:#?}");
+        self.wait_served(number);
+    }
+
+    fn wait_served(&self, number: u64) {
+        let text = format!("release {number}");
+        wait_for(&format!("{text} is served"), MINUTE, || Ok((self.served() == text).then_some(()))).unwrap();
+    }
+
+    /// As the README says it.
+    fn introduce(&self) {
+        let sh = |line: &str| self.machine.sh(line).unwrap();
+        let (low, high) = ("/var/lib/diodesync-sender", "/var/lib/diodesync-receiver");
+        sh(&format!("runuser -u diodesync-receiver -- diode-receiver init --dir {high} --host localhost"));
+        sh(&format!("ln -s {high}/receiver.toml /etc/diodesync/ && cp {high}/receiver.pub /tmp/"));
+        sh(&format!(
+            "runuser -u diodesync-sender -- diode-sender init --dir {low} --receiver /tmp/receiver.pub"
+        ));
+        sh(&format!("ln -s {low}/sender.toml /etc/diodesync/ && cp {low}/pairing.json /tmp/"));
+        sh("runuser -u diodesync-receiver -- diode-receiver pair /tmp/pairing.json");
+        sh(r#"sed -i 's/^to = .*/to = "127.0.0.1:7400"/' /etc/diodesync/sender.toml"#);
+        // sed has made a file of the link.
+        sh(&format!("mv /etc/diodesync/sender.toml {low}/ && ln -s {low}/sender.toml /etc/diodesync/"));
+        sh(&format!("chown diodesync-sender: {low}/sender.toml"));
+    }
+}
+
+#[test]
+fn they_install_upgrade_remove_and_purge_as_debian_users_expect() {
+    const WHAT: &str = "the Debian packages";
+    if let Err(skip) = find_tools() {
+        return skip.announce_or_fail_in_ci(WHAT);
+    }
+    let scratch = Scratch::new("debian").unwrap();
+    let [old, new] = ["1", "2"].map(|revision| build(scratch.path(), revision));
+    for (side, package) in &old {
+        check_contents(side, package);
+    }
+    // Both can be on one machine.
+    let [low, high] = SIDES.map(|side| contents(&old[side]));
+    let shared: Vec<_> = low.keys().filter(|path| !path.ends_with('/') && high.contains_key(*path)).collect();
+    assert!(shared.is_empty(), "{shared:?}");
+    let site = match Machine::boot("debian") {
+        Ok(machine) => Site { machine },
+        Err(skip) => return skip.announce_or_fail_in_ci(WHAT),
+    };
+    let machine = &site.machine;
+
+    // Installed: users, folders, services that wait for their configuration.
+    site.dpkg(&old);
+    for side in SIDES {
+        let name = format!("diodesync-{side}");
+        let user = machine.ok(&["getent", "passwd", &name]).unwrap();
+        assert!(user.contains(&format!(":/var/lib/{name}:")) && user.contains("nologin"), "{user}");
+        let owner = machine.ok(&["stat", "--format=%U:%G %a", &format!("/var/lib/{name}")]).unwrap();
+        assert_eq!(owner.trim(), format!("{name}:{name} 750"));
+        assert_eq!(site.enabled(&name), "enabled");
+        assert_eq!(site.property(&name, "ConditionResult"), "no");
+        assert_eq!(site.state(&name), "inactive");
+        machine.ok(&[&format!("diode-{side}"), "--version"]).unwrap();
+    }
+    assert_eq!(site.enabled("diodesync-receiver.target"), "disabled");
+    // What is packed of systemd's is in order, and says nothing twice.
+    let said = machine.run(&["systemd-tmpfiles", "--create", "--prefix=/var/lib", "--prefix=/etc"]).unwrap();
+    assert!(!said.stderr.contains("diodesync"), "{}", said.stderr);
+    machine
+        .sh("systemctl preset diodesync-sender.service diodesync-receiver.service diodesync-receiver.target")
+        .unwrap();
+    assert_eq!(site.enabled("diodesync-receiver"), "enabled");
+    assert_eq!(site.enabled("diodesync-receiver.target"), "disabled");
+    let completed =
+        "source /usr/share/bash-completion/completions/diode-receiver; complete -p diode-receiver";
+    machine.ok(&["bash", "-c", completed]).unwrap();
+
+    // Started.
+    site.introduce();
+    machine.ok(&["systemctl", "start", "diodesync-sender", "diodesync-receiver"]).unwrap();
+    site.cross(1);
+    let digests = site.state_digests();
+    let before = SIDES.map(|side| site.process(&format!("diodesync-{side}")));
+
+    // Upgraded: what ran runs again, as the new one, and knows what it knew.
+    site.dpkg(&new);
+    let after = SIDES.map(|side| site.process(&format!("diodesync-{side}")));
+    assert!(before.iter().zip(&after).all(|(before, after)| before != after), "{before:?} {after:?}");
+    assert_eq!(site.state_digests(), digests);
+    site.wait_served(1);
+    site.cross(2);
+
+    // The administrator prefers a service for each role, and has switched the sender off. An upgrade leaves it so.
+    machine.sh("systemctl disable --now diodesync-receiver.service diodesync-sender.service").unwrap();
+    machine.sh("systemctl enable --now diodesync-receiver.target").unwrap();
+    let units = ROLES.map(|role| format!("diodesync-receiver-{role}.service"));
+    let before = units.each_ref().map(|unit| site.process(unit));
+    site.wait_served(2);
+    site.dpkg(&old);
+    let after = units.each_ref().map(|unit| site.process(unit));
+    assert!(before.iter().zip(&after).all(|(before, after)| before != after), "{before:?} {after:?}");
+    for unit in ["diodesync-receiver.service", "diodesync-sender.service"] {
+        assert_eq!((site.enabled(unit).as_str(), site.state(unit).as_str()), ("disabled", "inactive"));
+    }
+    site.wait_served(2);
+    machine.ok(&["systemctl", "start", "diodesync-sender"]).unwrap();
+    site.cross(3);
+
+    // And back to one process, which finds that the others have let go.
+    machine.sh("systemctl disable diodesync-receiver.target").unwrap();
+    machine.ok(&["systemctl", "enable", "--now", "diodesync-receiver.service"]).unwrap();
+    site.process("diodesync-receiver.service");
+    assert_eq!(site.property("diodesync-receiver.service", "NRestarts"), "0");
+    for unit in &units {
+        assert_eq!(site.state(unit), "inactive", "{unit}");
+    }
+    machine.ok(&["systemctl", "enable", "diodesync-sender"]).unwrap();
+    site.wait_served(3);
+
+    // Removed: nothing runs, and nothing is lost.
+    machine.ok(&["dpkg", "--remove", "diodesync-sender", "diodesync-receiver"]).unwrap();
+    for side in SIDES {
+        assert_eq!(site.state(&format!("diodesync-{side}")), "inactive");
+        machine.sh(&format!("! command -v diode-{side} && ! pgrep -u diodesync-{side}")).unwrap();
+        machine.sh(&format!("test -e /etc/diodesync/{side}.toml")).unwrap();
+    }
+    assert_eq!(site.state_digests(), digests);
+
+    // Installed again: it goes on where it was.
+    site.dpkg(&new);
+    for side in SIDES {
+        site.process(&format!("diodesync-{side}"));
+    }
+    site.wait_served(3);
+    site.cross(4);
+
+    // Purged: one, and the other is as it was; then nothing is left but the users.
+    machine.sh("mkdir -p /srv/diodesync/site && touch /srv/diodesync/site/file").unwrap();
+    machine.ok(&["dpkg", "--purge", "diodesync-sender"]).unwrap();
+    site.process("diodesync-receiver");
+    site.wait_served(4);
+    machine.ok(&["dpkg", "--purge", "diodesync-receiver"]).unwrap();
+    let search = r"find /etc /usr /var /srv \( -name '*diodesync*' -o -name '*diode-*' \) -print | sort";
+    let found = machine.sh(search).unwrap();
+    // The tree that is tested may lie there, too.
+    let own = workspace().canonicalize().unwrap();
+    let left: Vec<&str> = found.lines().filter(|path| !path.starts_with(own.to_str().unwrap())).collect();
+    assert_eq!(left, ["/srv/diodesync"], "what a site has put there itself");
+    let known = machine.run(&["dpkg-query", "--show", "diodesync-*"]).unwrap();
+    assert_ne!(known.code, Some(0), "{}", known.stdout);
+}
