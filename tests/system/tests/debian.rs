@@ -319,6 +319,14 @@ fn they_install_upgrade_remove_and_purge_as_debian_users_expect() {
     site.wait_served(3);
     site.cross(4);
 
+    // The kernel tells daemons in systemd's sandboxes who calls them, and their logs have come through all this.
+    let by_root = |line: &&str| line.contains("\"event\":\"released\"") && line.contains("\"user\":\"root\"");
+    let log = machine.ok(&["diode-sender", "audit", "show", "--json"]).unwrap();
+    assert_eq!(log.lines().filter(by_root).count(), 4, "{log}");
+    for side in SIDES {
+        machine.ok(&[&format!("diode-{side}"), "audit", "verify"]).unwrap();
+    }
+
     // Purged: one, and the other is as it was; then nothing is left but the users.
     machine.sh("mkdir -p /srv/diodesync/site && touch /srv/diodesync/site/file").unwrap();
     machine.ok(&["dpkg", "--purge", "diodesync-sender"]).unwrap();
