@@ -8,6 +8,7 @@
 //! | [`nonces`] | what the sender has sealed with, over all its sessions |
 //! | [`weather`] | a one-way UDP path in user space, with seeded bad weather |
 //! | [`netns`] | a one-way path between two network namespaces |
+//! | [`packaged`] | the Debian packages of both sides |
 //! | [`machine`] | a machine of its own for packages and services, with a real systemd |
 //! | [`origin`], [`gpg`] | an upstream with faults, a Terraform registry in it, and the real `gpg` |
 //! | [`deb`], [`archive`], [`apt`] | Debian packages, an archive of them, and the real `apt` with a root of its own |
@@ -39,6 +40,7 @@ pub mod netns;
 pub mod nonces;
 pub mod oci;
 pub mod origin;
+pub mod packaged;
 pub mod prng;
 pub mod provider;
 pub mod registry;

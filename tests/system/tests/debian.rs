@@ -6,49 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use diodesync_system::bins::{bins, workspace};
-use diodesync_system::deb::{find, run};
+use diodesync_system::bins::workspace;
+use diodesync_system::deb::run;
 use diodesync_system::machine::Machine;
+use diodesync_system::packaged::{SIDES, build, find_tools};
 use diodesync_system::scratch::Scratch;
-use diodesync_system::skip::Skip;
 use diodesync_system::status::{ReceiverStatus, ReleaseState};
 use diodesync_system::wait_for;
 
 const MINUTE: Duration = Duration::from_secs(60);
-const SIDES: [&str; 2] = ["sender", "receiver"];
 const ROLES: [&str; 4] = ["publish", "lane", "serve", "mirror"];
-
-/// What must be here to build them.
-fn find_tools() -> Result<(), Skip> {
-    let tried = Command::new("cargo").args(["deb", "--version"]).output();
-    if !tried.as_ref().is_ok_and(|done| done.status.success()) {
-        return Err(Skip::curable(format!("cannot run cargo deb ({tried:?}); cargo install cargo-deb")));
-    }
-    find("dpkg-shlibdeps", "dpkg-dev")
-}
-
-/// Builds both as this revision: the packages by side, in a folder of `dir`.
-fn build(dir: &Path, revision: &str) -> BTreeMap<&'static str, PathBuf> {
-    let bins = bins().unwrap();
-    let folder = bins.sender.parent().unwrap();
-    let profile = match folder.file_name().unwrap().to_str().unwrap() {
-        "debug" => "dev",
-        other => other,
-    };
-    let to = dir.join(revision);
-    std::fs::create_dir(&to).unwrap();
-    let mut command = Command::new(workspace().join("systemd/debian/build"));
-    command.args(["--profile", profile, "--fast", "--deb-revision", revision, "--output"]).arg(&to);
-    run(command.env("CARGO_TARGET_DIR", folder.parent().unwrap())).unwrap();
-    let made: Vec<PathBuf> = std::fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(made.len(), 2, "{made:?}");
-    let of = |side: &str| {
-        let begin = format!("diodesync-{side}_");
-        let is_it = |path: &&PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(&begin);
-        made.iter().find(is_it).unwrap().clone()
-    };
-    SIDES.map(|side| (side, of(side))).into()
-}
 
 /// What `dpkg-deb --contents` lists: the mode and the owner by path.
 fn contents(package: &Path) -> BTreeMap<String, String> {
@@ -220,7 +187,7 @@ fn they_install_upgrade_remove_and_purge_as_debian_users_expect() {
         return skip.announce_or_fail_in_ci(WHAT);
     }
     let scratch = Scratch::new("debian").unwrap();
-    let [old, new] = ["1", "2"].map(|revision| build(scratch.path(), revision));
+    let [old, new] = ["1", "2"].map(|revision| build(scratch.path(), revision).unwrap());
     for (side, package) in &old {
         check_contents(side, package);
     }
