@@ -19,6 +19,7 @@ use diodesync_control::audit::{Audit, Caller};
 use diodesync_control::dashboard::Trouble;
 use diodesync_control::{ApiError, VerifyJob, VerifyState, clock_ms, clock_s, on_thread};
 
+use crate::alarms;
 use crate::apt::Signer;
 use crate::config::Config;
 use crate::handover::Notice;
@@ -202,6 +203,8 @@ impl Daemon {
         alarms.extend(self.alarms(clock_ms, skew_ms, &publish, &channels));
         alarms.extend(self.storage_alarms(&publish, &disk));
         let mirrors = self.mirrors(clock_ms, &mut alarms);
+        let troubles = alarms::troubles(&self.config.dir, &self.config.alarms);
+        alarms.extend(troubles.into_iter().map(|(id, text)| Alarm { id: id.to_owned(), text }));
         Status {
             side: "receiver".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -240,8 +243,9 @@ impl Daemon {
             }
             mirrors.push(status);
         }
-        if !mirrors.is_empty() && matches!(self.others, Others::Elsewhere(_)) {
-            let run = "nothing pushes to the mirrors; run: diode-receiver run --role mirror";
+        let is_pushed = !mirrors.is_empty() || self.config.alarms.webhook.is_some();
+        if is_pushed && matches!(self.others, Others::Elsewhere(_)) {
+            let run = "nothing pushes to mirrors and webhook; run: diode-receiver run --role mirror";
             match Serving::read(&self.config.dir, MIRROR) {
                 Ok(Some(serving)) if !serving.is_silent(clock_ms) => {
                     if let Some(why) = serving.failure {

@@ -10,7 +10,7 @@ use diodesync::id::{Channel, LaneId};
 use diodesync::limits::LANES_MAX;
 use diodesync::quantity::{parse_bytes, parse_duration};
 use diodesync::release::retention::{KEEP_DEFAULT, Keep, check_keep};
-use diodesync_control::dashboard;
+use diodesync_control::{alarms, dashboard};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
@@ -44,6 +44,9 @@ pub struct Config {
     /// Pages, API and metrics for this host.
     #[serde(default)]
     pub dashboard: dashboard::Config,
+    /// Where alarms go.
+    #[serde(default)]
+    pub alarms: alarms::Config,
 }
 
 /// Passes over tables that are read key by key, to name the place of a mistake.
@@ -154,6 +157,7 @@ impl Config {
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let mut config: Self = toml::from_str(text)?;
         config.mirrors = parse_mirrors(text)?;
+        config.alarms.check()?;
         if !(1..=LANES_MAX).contains(&config.lane.len()) {
             bail!("expected 1 to {LANES_MAX} [[lane]], found {}", config.lane.len());
         }
@@ -262,6 +266,14 @@ hosts = {hosts:?}
 # listen = "127.0.0.1:7481"
 # Further names under which browsers reach it, as behind a proxy with TLS and accounts:
 # hosts = ["diodesync.site.example"]
+
+# Where alarms go besides the journal: each that is raised or over, as JSON, to a program (its standard input; no shell) and
+# to a server (POST).
+[alarms]
+# command = ["/usr/local/bin/page", "--team", "platform"]
+# webhook = "https://alerts.site.example/diodesync"
+# token_file = "{credentials}/alarms.token"
+# ca_file = "/etc/ssl/site-ca.pem"
 "#
         )
     }

@@ -9,6 +9,7 @@
 //! checks, and switches what is served; **serve** reads; **mirror** pushes to the site's own mirrors. They hand over by renamed files and by the [`handover`]
 //! module's notices.
 
+mod alarms;
 mod api;
 mod apt;
 mod audit;

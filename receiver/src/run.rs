@@ -20,6 +20,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::alarms;
 use crate::api::{self, Daemon, Others};
 use crate::apt::Signer;
 use crate::audit;
@@ -197,6 +198,7 @@ fn run_all(config: Config, path: &Path, runtime: &Runtime) -> anyhow::Result<()>
     let tls_status = Arc::new(Mutex::new(tls.status(clock_s())));
     let (handle, ca_pem) = (tls.handle(), tls.ca_pem().cloned());
     let daemon = publisher.daemon(config.clone(), shared, Others::Here(tls_status.clone()));
+    let watching = alarms::Threads::watch(daemon.clone())?.with_webhook(&config.dir, &config.alarms)?;
     let result = runtime.block_on(async {
         let stopped = until_signal()?;
         let watching = tokio::spawn(watch_tls(tls, tls_status));
@@ -211,6 +213,7 @@ fn run_all(config: Config, path: &Path, runtime: &Runtime) -> anyhow::Result<()>
         let _ = https.await;
         result
     });
+    watching.stop();
     mirrors.stop();
     lanes.stop();
     publisher.stop();
@@ -242,6 +245,7 @@ fn run_publish(config: Config, path: &Path, runtime: &Runtime) -> anyhow::Result
     };
     remote::listen(&config.dir, desk)?;
     let daemon = publisher.daemon(config.clone(), lanes, Others::Elsewhere(joined));
+    let watching = alarms::Threads::watch(daemon.clone())?;
     tracing::info!("publishing");
     let result = runtime.block_on(async {
         let stopped = until_signal()?;
@@ -252,6 +256,7 @@ fn run_publish(config: Config, path: &Path, runtime: &Runtime) -> anyhow::Result
         watchdog.abort();
         result
     });
+    watching.stop();
     publisher.stop();
     result
 }
@@ -354,8 +359,11 @@ fn run_mirror(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let thread = follow(follower, stop.clone())?;
     let mirrors = mirror::start(&config.dir, &config.mirrors, &site, &packs)?;
-    if config.mirrors.is_empty() {
-        tracing::info!("there is no [[mirror]] in the configuration; nothing to do");
+    let posting = alarms::Threads::default().with_webhook(&config.dir, &config.alarms)?;
+    if config.mirrors.is_empty() && config.alarms.webhook.is_none() {
+        tracing::info!(
+            "there is no [[mirror]] in the configuration, and no webhook of [alarms]; nothing to do"
+        );
     }
     let result = runtime.block_on(async {
         let stopped = until_signal()?;
@@ -367,6 +375,7 @@ fn run_mirror(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
         watchdog.abort();
         Ok(())
     });
+    posting.stop();
     mirrors.stop();
     stop.store(true, Ordering::Relaxed);
     let _ = thread.join();

@@ -19,6 +19,7 @@ use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::alarms;
 use crate::config::Config;
 use crate::dashboard::Changes;
 use crate::export::{self, Exports};
@@ -348,6 +349,8 @@ impl Daemon {
         let disk = self.packs.disk(self.freed_bytes.load(Ordering::Relaxed));
         alarms.extend(self.storage_alarms(&disk));
         alarms.extend(self.dashboard.text().map(|text| Alarm { id: "dashboard".to_owned(), text }));
+        let troubles = alarms::troubles(&self.config.dir, &self.config.alarms);
+        alarms.extend(troubles.into_iter().map(|(id, text)| Alarm { id: id.to_owned(), text }));
         let (sources, of_sources) = self.sources.status();
         alarms.extend(of_sources);
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);

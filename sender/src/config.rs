@@ -12,7 +12,7 @@ use diodesync::quantity::{Rate, parse_bytes, parse_duration, parse_percent};
 use diodesync::release::retention::{KEEP_DEFAULT, check_keep};
 use diodesync::send::{ChannelSettings, RateWindow, RateWindows, RoundSettings};
 use diodesync::wire::symbol_bytes_for_mtu;
-use diodesync_control::dashboard;
+use diodesync_control::{alarms, dashboard};
 use serde::{Deserialize, Deserializer};
 
 use crate::sources::{self, Source};
@@ -40,6 +40,9 @@ pub struct Config {
     /// Pages, API and metrics for this host.
     #[serde(default)]
     pub dashboard: dashboard::Config,
+    /// Where alarms go.
+    #[serde(default)]
+    pub alarms: alarms::Config,
     /// What is pulled from upstreams. Read by itself, for better messages.
     #[serde(default, deserialize_with = "later")]
     pub source: Vec<Source>,
@@ -294,6 +297,7 @@ impl Config {
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let mut config: Self = toml::from_str(text).map_err(with_hint)?;
         config.source = sources::parse_all(text)?;
+        config.alarms.check()?;
         if !(1..=LANES_MAX).contains(&config.lane.len()) {
             bail!("expected 1 to {LANES_MAX} [[lane]], found {}", config.lane.len());
         }
@@ -391,6 +395,14 @@ name = "main"
 # token_file = "keys/dashboard.token"
 # Further names under which browsers reach it, as behind a proxy with TLS and accounts:
 # hosts = ["diodesync.site.example"]
+
+# Where alarms go besides the journal: each that is raised or over, as JSON, to a program (its standard input; no shell) and
+# to a server (POST).
+[alarms]
+# command = ["/usr/local/bin/page", "--team", "platform"]
+# webhook = "https://alerts.site.example/diodesync"
+# token_file = "/etc/diodesync/alarms.token"
+# ca_file = "/etc/ssl/site-ca.pem"
 
 # What is pulled from upstreams: one table for each source. diode-sender sync pulls now; every and cron (UTC) pull by
 # themselves. Credentials are in files of mode 0600: token_file, or user_file and password_file.

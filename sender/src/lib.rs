@@ -6,6 +6,7 @@
 //!
 //! One daemon (`run`) owns the folder; every other command speaks to it over its control socket, but for `init`.
 
+mod alarms;
 mod api;
 mod audit;
 mod cli;

@@ -14,6 +14,7 @@ use diodesync_control::dashboard::Dashboard;
 use diodesync_control::{DirLock, clock_s, service};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::alarms;
 use crate::api::{self, Daemon};
 use crate::audit;
 use crate::config::Config;
@@ -103,7 +104,9 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         audit: audit.clone(),
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let watching = alarms::Threads::start(daemon.clone())?;
     let result = runtime.block_on(serve(daemon));
+    watching.stop();
     lanes.iter().for_each(|lane| lane.stop.store(true, Ordering::Relaxed));
     threads.into_iter().for_each(|thread| drop(thread.join()));
     audit.stop();

@@ -1,7 +1,8 @@
 //! What both programs need around their rules: the control socket (HTTP and JSON over a Unix socket), the dashboard, the
-//! audit log, the lock that makes a daemon the only one in its folder, progress on a terminal, man pages, and the exit
-//! codes.
+//! audit log, alarms, the lock that makes a daemon the only one in its folder, progress on a terminal, man pages, and the
+//! exit codes.
 
+pub mod alarms;
 pub mod audit;
 mod client;
 pub mod dashboard;

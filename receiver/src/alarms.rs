@@ -1,0 +1,137 @@
+//! The receiver's alarms: their codes, who watches them, and where they go.
+//!
+//! A code never changes and is never given to another alarm. `DS-R-01` is about receiving, `02` about releases, `03` about
+//! trust and clocks, `04` about this host, `05` about roles and mirrors.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use diodesync_control::alarms::{Codes, Config, Deliverer, Hook, Identity, Trouble, Watch};
+
+use crate::api::Daemon;
+
+/// Id, code, and what it means.
+pub const CODES: Codes = &[
+    ("silence", "DS-R-0101", "nothing comes over a lane"),
+    ("mtu", "DS-R-0102", "small datagrams come, and full-size ones do not"),
+    ("session-refused", "DS-R-0103", "a session is refused: an old number, another key, another version"),
+    ("kernel-drops", "DS-R-0104", "the kernel drops datagrams for want of buffer"),
+    ("blocks-not-written", "DS-R-0105", "decoded blocks cannot be written"),
+    ("release-refused", "DS-R-0201", "a release is not published"),
+    ("release-incomplete", "DS-R-0202", "the last round is over and blocks are lacking"),
+    ("release-never-came", "DS-R-0203", "a release was sent and nothing of it was understood"),
+    ("no-space", "DS-R-0204", "a release is held because there is no room for it"),
+    ("damaged", "DS-R-0205", "what is published is damaged and not served"),
+    ("looking-for-blocks", "DS-R-0206", "after a start the packs are looked through"),
+    ("refused", "DS-R-0301", "metadata or an index is refused"),
+    ("unnamed-index", "DS-R-0302", "an index came that no metadata names"),
+    ("metadata-expires", "DS-R-0303", "the metadata is about to expire"),
+    ("clock-skew", "DS-R-0304", "the clocks are too far apart: nothing is published"),
+    ("clock-acknowledged", "DS-R-0305", "the clocks are apart, and that was acknowledged"),
+    ("disk-full", "DS-R-0401", "less is free than what is kept back"),
+    ("disk", "DS-R-0402", "the disk cannot be measured"),
+    ("journal", "DS-R-0403", "the journal is closed"),
+    ("retention", "DS-R-0404", "what is not kept cannot be given back"),
+    ("publisher", "DS-R-0405", "the publisher cannot go on"),
+    ("audit", "DS-R-0406", "the audit log cannot be written, or is not what was written"),
+    ("dashboard", "DS-R-0407", "the dashboard does not answer"),
+    ("certificate", "DS-R-0408", "the mirror's certificate is wrong, or about to expire"),
+    ("apt-key", "DS-R-0409", "the key of the apt archive is about to expire"),
+    ("alarm-command", "DS-R-0410", "alarms do not get through to the command"),
+    ("alarm-webhook", "DS-R-0411", "alarms do not get through to the webhook"),
+    ("lane-role", "DS-R-0501", "nothing receives"),
+    ("serve-role", "DS-R-0502", "nothing serves, or not what is published"),
+    ("mirror-role", "DS-R-0503", "nothing pushes to mirrors and webhook"),
+    ("mirror-behind", "DS-R-0504", "a mirror of the site is behind"),
+];
+
+/// How often it is looked what is wrong.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+fn command_state(dir: &Path) -> PathBuf {
+    dir.join("alarms.command")
+}
+
+/// In the folder of the role that has a network.
+fn webhook_state(dir: &Path) -> PathBuf {
+    dir.join("mirror/alarms")
+}
+
+/// Threads that end when they are told to.
+#[derive(Debug, Default)]
+pub struct Threads {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    /// Watches the daemon's alarms, and takes them to the command.
+    pub fn watch(daemon: Arc<Daemon>) -> anyhow::Result<Self> {
+        let mut threads = Self::default();
+        let (dir, link) = (daemon.config.dir.clone(), daemon.paired.link);
+        if let Some(hook) = Hook::command(&daemon.config.alarms) {
+            let deliverer = Deliverer::new(&dir, hook, command_state(&dir));
+            threads.threads.push(deliverer.start(threads.stop.clone())?);
+        }
+        let stop = threads.stop.clone();
+        let watch = move || {
+            let mut watch = Watch::open(&dir, Identity { side: "receiver", link, codes: CODES });
+            while !stop.load(Ordering::Relaxed) {
+                std::thread::sleep(INTERVAL);
+                let alarms = daemon.status().alarms;
+                watch.look(alarms.iter().map(|alarm| (alarm.id.as_str(), alarm.text.as_str())));
+            }
+        };
+        let thread = std::thread::Builder::new().name("alarms".to_owned()).spawn(watch);
+        threads.threads.push(thread.context("cannot start a thread")?);
+        Ok(threads)
+    }
+
+    /// Takes them to the webhook, too.
+    pub fn with_webhook(mut self, dir: &Path, config: &Config) -> anyhow::Result<Self> {
+        if let Some(hook) = Hook::webhook(config)? {
+            let deliverer = Deliverer::new(dir, hook, webhook_state(dir));
+            self.threads.push(deliverer.start(self.stop.clone())?);
+        }
+        Ok(self)
+    }
+
+    /// Ends them.
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What does not get through: id and text.
+pub fn troubles(dir: &Path, config: &Config) -> Vec<(&'static str, String)> {
+    let command = (!config.command.is_empty()).then(|| Trouble::read(&command_state(dir)).alarm("command"));
+    let webhook = config.webhook.is_some().then(|| Trouble::read(&webhook_state(dir)).alarm("webhook"));
+    let named = |id: &'static str| move |text: String| (id, text);
+    let command = command.flatten().map(named("alarm-command"));
+    command.into_iter().chain(webhook.flatten().map(named("alarm-webhook"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_alarm_of_the_source_has_a_code_and_each_code_one_alarm() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let used = diodesync_control::alarms::used_ids(&source);
+        assert!(used.len() > 20, "{used:?}");
+        for id in &used {
+            assert!(CODES.iter().any(|(known, ..)| known == id), "alarm {id} has no code");
+        }
+        let codes: std::collections::BTreeSet<_> = CODES.iter().map(|(_, code, _)| code).collect();
+        let ids: std::collections::BTreeSet<_> = CODES.iter().map(|(id, ..)| id).collect();
+        assert_eq!((codes.len(), ids.len()), (CODES.len(), CODES.len()));
+    }
+}
