@@ -89,8 +89,8 @@ impl Threads {
 
 /// What does not get through: id and text.
 pub fn troubles(dir: &Path, config: &Config) -> Vec<(&'static str, String)> {
-    let command = (!config.command.is_empty()).then(|| Trouble::read(&command_state(dir)).alarm("command"));
-    let webhook = config.webhook.is_some().then(|| Trouble::read(&webhook_state(dir)).alarm("webhook"));
+    let command = (!config.command.is_empty()).then(|| Trouble::read(&command_state(dir)).text("command"));
+    let webhook = config.webhook.is_some().then(|| Trouble::read(&webhook_state(dir)).text("webhook"));
     let named = |id: &'static str| move |text: String| (id, text);
     let command = command.flatten().map(named("alarm-command"));
     command.into_iter().chain(webhook.flatten().map(named("alarm-webhook"))).collect()

@@ -79,7 +79,7 @@ impl Trouble {
     }
 
     /// What an operator should know.
-    pub fn alarm(&self, hook: &str) -> Option<String> {
+    pub fn text(&self, hook: &str) -> Option<String> {
         let why = self.failure.as_ref()?;
         let lost = if self.lost > 0 { format!("; {} are lost", self.lost) } else { String::new() };
         Some(format!(
