@@ -78,8 +78,14 @@ impl Server {
     }
 
     fn events(&self) -> Vec<Value> {
-        self.got().into_iter().map(|(_, _, event)| event).collect()
+        once(self.got().into_iter().map(|(_, _, event)| event).collect())
     }
+}
+
+/// An event whose taking a kill kept from being noted comes twice.
+fn once(mut events: Vec<Value>) -> Vec<Value> {
+    events.dedup();
+    events
 }
 
 /// Has each event appended to a file by a script.
@@ -104,7 +110,7 @@ fn set(side: &Side, server: &Server) -> PathBuf {
 
 fn paged(file: &PathBuf) -> Vec<Value> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    once(text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
 }
 
 /// What happened to one alarm: code, what it is about, state.
