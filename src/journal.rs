@@ -9,7 +9,7 @@ use thiserror::Error;
 
 pub use self::sled::{Revived, SledJournal};
 pub use memory::MemoryJournal;
-pub use record::{CheckedBlob, HeldBlock, Key, Progress, Record, RecordError};
+pub use record::{CheckedBlob, HeldBlock, Key, Progress, Record, RecordError, ScannedBlob};
 
 /// The journal could not be read or written.
 #[derive(Debug, Error)]

@@ -27,6 +27,8 @@ pub const CODES: Codes = &[
     ("no-space", "DS-R-0204", "a release is held because there is no room for it"),
     ("damaged", "DS-R-0205", "what is published is damaged and not served"),
     ("looking-for-blocks", "DS-R-0206", "after a start the packs are looked through"),
+    ("release-held", "DS-R-0207", "a release waits for approvers"),
+    ("release-unscanned", "DS-R-0208", "a release waits for a scanner that is down"),
     ("refused", "DS-R-0301", "metadata or an index is refused"),
     ("unnamed-index", "DS-R-0302", "an index came that no metadata names"),
     ("metadata-expires", "DS-R-0303", "the metadata is about to expire"),

@@ -18,8 +18,10 @@ use diodesync::quantity::Span;
 use diodesync_control::audit::{Audit, Caller};
 use diodesync_control::dashboard::Trouble;
 use diodesync_control::{ApiError, VerifyJob, VerifyState, clock_ms, clock_s, on_thread};
+use serde::Deserialize;
 
 use crate::alarms;
+use crate::approve::HeldReleases;
 use crate::apt::Signer;
 use crate::config::Config;
 use crate::handover::Notice;
@@ -27,7 +29,7 @@ use crate::import::{self, Imports};
 use crate::lane::{LaneView, LanesShared, View as LanesView};
 use crate::mirror::{self, MirrorDir, MirrorStatus};
 use crate::publish::{
-    DamagedRelease, GcReport, GcRequest, Ledger, PublishShared, Stage, View as PublishView,
+    DamagedRelease, Decided, GcReport, GcRequest, Handed, Ledger, PublishShared, Stage, View as PublishView,
 };
 use crate::serve::{MIRROR, SERVE, Serving, SiteHandle, TlsStatus};
 use crate::status::{
@@ -99,6 +101,8 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .merge(import::router())
         .route("/v1/verify", get(verify_state).post(start_verify))
         .route("/v1/gc", get(gc_dry_run).post(gc))
+        .route("/v1/held", get(held))
+        .route("/v1/decisions", post(decide))
         .route("/v1/acknowledge-clock", post(acknowledge_clock))
         .route("/v1/audit/checkpoint", get(checkpoint))
         .with_state(daemon)
@@ -148,6 +152,26 @@ async fn start_verify(
         Ok(serde_json::to_value(verify(&config.dir, packs, ledger, notices, progress)?)?)
     })?;
     Ok(Json(daemon.verify.state()))
+}
+
+/// What waits for approvers.
+async fn held(State(daemon): State<Arc<Daemon>>) -> Result<Json<HeldReleases>, ApiError> {
+    on_thread("held", move || Ok(HeldReleases::of(&daemon))).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Decision {
+    /// What an approver has signed.
+    decision: String,
+}
+
+async fn decide(
+    State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
+    Json(request): Json<Decision>,
+) -> Result<Json<Decided>, ApiError> {
+    on_thread("decide", move || daemon.publish.decide(Handed { decision: request.decision, by })).await
 }
 
 /// What is not kept, shown.
@@ -308,6 +332,9 @@ impl Daemon {
                     }
                         Stage::NoSpace(why) => ("no-space", Some(why.clone())),
                         Stage::Checking => ("checking", None),
+                        Stage::Scanning(progress) => ("scanning", Some(progress.clone())),
+                        Stage::Unscanned(why) => ("unscanned", Some(why.clone())),
+                        Stage::Held(held) => ("held", Some(held.why())),
                         Stage::Refused(why) => ("refused", Some(why.clone())),
                     };
                     ReleaseStatus {
@@ -483,6 +510,15 @@ impl Daemon {
                         "release-refused",
                         format!("release {channel} {} is refused: {reason}", release.number),
                     );
+                }
+                ("unscanned", Some(reason)) => {
+                    alarm(
+                        "release-unscanned",
+                        format!("release {channel} {} waits: {reason}", release.number),
+                    );
+                }
+                ("held", Some(reason)) => {
+                    alarm("release-held", format!("release {channel} {} is held: {reason}", release.number));
                 }
                 ("incomplete", Some(reason)) => {
                     alarm("release-incomplete", format!("release {channel} {}: {reason}", release.number));

@@ -5,11 +5,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use diodesync::id::{Channel, ReleaseNo};
 use diodesync::pack::verify::Report;
 use diodesync::quantity::{BitsPerS, Bytes};
+use diodesync::release::approval::Decision;
 use diodesync_control::audit;
 use diodesync_control::{Client, Manual, Progress, ask_verify};
 
+use crate::approve::{self, DecideArgs, HeldReleases};
 use crate::audit as own_audit;
 use crate::config::Config;
 use crate::publish::{GcReport, GcRequest};
@@ -121,6 +124,45 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Make an approver's key, on any machine
+    ApproverKey {
+        /// Where the key goes
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Who it is for
+        #[arg(long)]
+        name: String,
+    },
+    /// Show what waits for approvers, and what it changes
+    Held {
+        #[command(flatten)]
+        common: Common,
+        /// The release
+        number: Option<u64>,
+        /// Its channel
+        #[arg(long, default_value = "main")]
+        channel: Channel,
+        /// Print a request, to be carried to where an approver's key is
+        #[arg(long)]
+        request: bool,
+    },
+    /// Sign that a release may be published
+    Approve {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: DecideArgs,
+    },
+    /// Sign that a release must not be published
+    Reject {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: DecideArgs,
+        /// The reason, one line
+        #[arg(long, value_name = "TEXT", required_unless_present = "signed")]
+        why: Option<String>,
+    },
     /// Name what a release still lacks after its last round
     Missing {
         #[command(flatten)]
@@ -176,6 +218,9 @@ pub fn main() -> ExitCode {
         }
         Command::Run { config, role } => run::run(&config, role),
         Command::Manual(manual) => manual.make(env!("CARGO_PKG_NAME"), &Cli::command()),
+        Command::ApproverKey { out, name } => approve::make_key(&out, &name),
+        Command::Approve { args, .. } if args.is_offline() => approve::offline(&args, Decision::Approve),
+        Command::Reject { args, why, .. } if args.is_offline() => approve::offline(&args, rejection(why)),
         other => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -205,6 +250,20 @@ async fn ask_audit(command: AuditCommand) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+fn rejection(why: Option<String>) -> Decision {
+    Decision::Reject(why.unwrap_or_default())
+}
+
+async fn decide(common: &Common, args: &DecideArgs, decision: Decision) -> anyhow::Result<()> {
+    let decided = approve::decide(&client(common)?, args, decision).await?;
+    if common.json {
+        println!("{:#}", serde_json::to_value(&decided)?);
+    } else {
+        println!("{}", decided.to_text());
+    }
+    Ok(())
 }
 
 async fn ask(command: Command) -> anyhow::Result<()> {
@@ -272,7 +331,19 @@ async fn ask(command: Command) -> anyhow::Result<()> {
             }
             anyhow::ensure!(report.is_clean(), "damage was found");
         }
-        Command::Init { .. }
+        Command::Held { common, number, channel, request } => {
+            let answer = client(&common)?.get("/v1/held").await?;
+            let held: HeldReleases = serde_json::from_value(answer.clone())?;
+            match (common.json, request) {
+                (true, _) => println!("{answer:#}"),
+                (false, true) => print!("{}", held.find(&channel, number.map(ReleaseNo))?.to_request()),
+                (false, false) => print!("{}", held.to_text()),
+            }
+        }
+        Command::Approve { common, args } => decide(&common, &args, Decision::Approve).await?,
+        Command::Reject { common, args, why } => decide(&common, &args, rejection(why)).await?,
+        Command::ApproverKey { .. }
+        | Command::Init { .. }
         | Command::Pair { .. }
         | Command::Rotate { .. }
         | Command::AcceptLinkKey { .. }

@@ -1,5 +1,7 @@
 //! `receiver.toml`.
 
+mod rules;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,12 +11,15 @@ use anyhow::{Context, bail};
 use diodesync::id::{Channel, LaneId};
 use diodesync::limits::LANES_MAX;
 use diodesync::quantity::{parse_bytes, parse_duration};
+use diodesync::release::approval::Quorum;
 use diodesync::release::retention::{KEEP_DEFAULT, Keep, check_keep};
 use diodesync_control::{alarms, dashboard};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
+use self::rules::{ApproverConfig, PolicyConfig};
 use crate::mirror::{MirrorConfig, parse_mirrors};
+use crate::scan::ScanConfig;
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -30,6 +35,13 @@ pub struct Config {
     /// Channels of which something else holds than the defaults.
     #[serde(default)]
     pub channel: Vec<ChannelConfig>,
+    /// Which artifacts may be published.
+    policy: Option<PolicyConfig>,
+    /// What looks for malware.
+    pub scan: Option<ScanConfig>,
+    /// Whose approvals count.
+    #[serde(default)]
+    approver: Vec<ApproverConfig>,
     /// The mirror.
     pub serve: Serve,
     /// The archive of Debian packages.
@@ -107,6 +119,9 @@ pub struct ChannelConfig {
     pub keep: usize,
     /// Days within which releases that were in use are kept too.
     pub keep_days: Option<u32>,
+    /// How many approvers its releases need.
+    #[serde(default)]
+    pub approval: Quorum,
 }
 
 /// The longest time that releases are kept for, a hundred years.
@@ -180,6 +195,8 @@ impl Config {
         {
             bail!("channel {}: expected keep_days of {DAYS_MAX} at most", channel.name);
         }
+        config.check_rules()?;
+        config.scan.iter().try_for_each(|scan| scan.scanner().map(drop))?;
         if config.serve.hosts.is_empty() {
             bail!("serve: hosts is empty; give at least the name under which clients reach this mirror");
         }
@@ -241,6 +258,35 @@ hosts = {hosts:?}
 #name = "main"
 #keep = 2
 #keep_days = 30
+#approval = "two"                # different approvers before it is published; or "one", or "auto": none
+
+# Who may approve, each with the key that diode-receiver approver-key made for them; README, "What may be published":
+#[[approver]]
+#name = "alice"
+#key = "64 hexadecimal digits"
+#until = "2028-01-31"
+
+# What looks into every file of a release, archives too, before it is published.
+#[scan]
+#clamd = "/run/clamav/clamd.ctl"
+#command = ["/usr/local/bin/scan"]  # a file on standard input; 0: clean, 1: found, anything else: unscanned
+#unscanned = "deny"                # or "allow": what is too large, encrypted, damaged; or the scanner is down
+#bytes_max = "104857600"           # of one file: clamd's StreamMaxLength
+
+# Which artifacts may be published. The first rule whose conditions all hold decides. A release with one artifact that is
+# denied is not published at all.
+[policy]
+default = "allow"
+#[[policy.rule]]
+#name = "providers"
+#then = "allow"                  # or "deny"
+#kinds = ["provider"]            # file, provider, module, image, package
+#names = ["registry.terraform.io/coder/*"]
+#versions = ">= 2, < 3"
+#platforms = ["linux/amd64"]
+#signers = ["whole fingerprint of an OpenPGP key"]
+#bytes_max = "500MB"
+#channels = ["main"]
 
 # Mirrors of the site's own that follow what is published, each with a name; README, "The site's own mirrors":
 #[[mirror]]

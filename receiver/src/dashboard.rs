@@ -1,8 +1,10 @@
-//! The receiver's dashboard: what came, what is lacking, what is published. Nothing can be changed through it.
+//! The receiver's dashboard: what came, what is lacking, what is published. All that can be done through it is to hand in
+//! what an approver has signed elsewhere.
 
 mod api;
 mod blocks;
 mod catalog;
+mod held;
 mod pages;
 
 use std::sync::Arc;

@@ -11,6 +11,7 @@
 
 mod alarms;
 mod api;
+mod approve;
 mod apt;
 mod audit;
 mod certs;
@@ -28,6 +29,7 @@ mod mirror;
 mod publish;
 mod rotate;
 mod run;
+mod scan;
 mod serve;
 mod status;
 mod ticket;

@@ -1,7 +1,7 @@
 //! The **publish** role: judges what arrived, and switches what is served.
 //!
 //! ```text
-//! inbox: trust bundle ──► TUF ──► index named by it ──► wanted blocks ──► blobs (SHA-256) ──► proofs ──► switch
+//! inbox: trust bundle ──► TUF ──► index named by it ──► wanted blocks ──► blobs (SHA-256) ──► proofs ──► gate ──► switch
 //! ```
 //!
 //! A release is published whole or not at all. One artifact that is refused holds it, with the reason, and what is
@@ -10,9 +10,11 @@
 mod arrival;
 mod clock;
 mod damage;
+mod desk;
 #[cfg(test)]
 mod every_byte;
 mod facts;
+mod gate;
 mod gc;
 mod image;
 mod judge;
@@ -36,6 +38,7 @@ use diodesync::audit::Event;
 use diodesync::id::{Blake3, BlockId, Channel, ReleaseNo, Sha256};
 use diodesync::journal::{CheckedBlob, Journal, Key, Record, SledJournal};
 use diodesync::pack::PackStore;
+use diodesync::release::approval::Approval;
 use diodesync::release::index::{Index, NeededBlock};
 use diodesync::release::retention::Keep;
 use diodesync::trust::{Bundle, Target, TrustState, verify, verify_timestamp};
@@ -46,12 +49,15 @@ use diodesync_control::service::{Pulse, yield_to_others};
 
 use crate::apt::Signer;
 use crate::handover::{Inbox, Notice, Order, Orders};
+use crate::scan::Scan;
 use crate::serve::SiteHandle;
 use arrival::Arrival;
 pub use arrival::{ArrivalView, Stage};
 use clock::Clocks;
 pub use damage::DamagedRelease;
+use desk::Desk;
 pub use facts::Facts;
+pub use gate::{Decided, Gate, Handed, Held};
 pub use gc::{GcReport, GcRequest};
 pub use ledger::Ledger;
 use retention::Retention;
@@ -83,7 +89,9 @@ pub struct PublishShared {
     pub acknowledge_clock: AtomicBool,
     view: Mutex<View>,
     /// Who asks what is not kept.
-    gc: gc::Desk,
+    gc: Desk<GcRequest, GcReport>,
+    /// Who hands in a decision.
+    decisions: Desk<Handed, Decided>,
 }
 
 /// What the publisher knows.
@@ -140,7 +148,8 @@ impl PublishShared {
             pulse: Pulse::default(),
             acknowledge_clock: AtomicBool::new(false),
             view: Mutex::default(),
-            gc: gc::Desk::default(),
+            gc: Desk::default(),
+            decisions: Desk::default(),
         }
     }
 
@@ -175,6 +184,8 @@ pub struct PublishInput {
     pub site: SiteHandle,
     /// Signs the archive of packages.
     pub apt: Arc<Signer>,
+    /// Who and what decides on a release that was found right.
+    pub gate: Gate,
     /// What each channel keeps.
     pub keep: BTreeMap<Channel, Keep>,
     /// Whether other processes serve and mirror.
@@ -217,6 +228,8 @@ fn open(shared: Arc<PublishShared>, mut input: PublishInput) -> anyhow::Result<P
         space_due: Instant::now(),
         clocks: Clocks::open(&input.dir, input.skew_max)?,
         expired: BTreeMap::new(),
+        decisions: BTreeMap::new(),
+        scans: BTreeMap::new(),
         committed: Instant::now(),
         teller: Teller::new(input.audit.clone()),
         facts,
@@ -258,6 +271,10 @@ struct Publisher {
     clocks: Clocks,
     /// Trust bundles that were refused for the time, with the time by which they were judged, seconds since 1970.
     expired: BTreeMap<ObjectId, u64>,
+    /// What approvers have said of releases that wait.
+    decisions: BTreeMap<(Channel, ReleaseNo), Vec<Approval>>,
+    /// Scans of releases that wait.
+    scans: BTreeMap<Channel, (ReleaseNo, Scan)>,
     committed: Instant,
     /// Tells the audit log.
     teller: Teller,
@@ -355,6 +372,7 @@ impl Publisher {
             self.take_untold();
         }
         self.teller.retry();
+        self.answer_decisions();
         let published = self.publish_what_is_whole();
         self.tell_refused();
         self.tell_served();

@@ -32,7 +32,8 @@ use crate::init;
 use crate::lane::{self, LanesInput, LanesShared};
 use crate::link_keys;
 use crate::mirror;
-use crate::publish::{self, Ledger, PublishInput, PublishShared};
+use crate::publish::{self, Gate, Ledger, PublishInput, PublishShared};
+use crate::scan::ScanConfig;
 use crate::serve::{self, ClientFiles, Follower, MIRROR, SERVE, SiteHandle, Tls, TlsHandle};
 
 /// How often the end of our own certificate is looked at.
@@ -128,6 +129,13 @@ impl Publisher {
             orders: orders.clone(),
             site: site.clone(),
             apt: apt.clone(),
+            gate: Gate {
+                link: paired.link,
+                policy: config.policy(),
+                approvers: config.approvers(),
+                quorum: config.quorum(),
+                scanner: config.scan.as_ref().map(ScanConfig::scanner).transpose()?,
+            },
             keep: config.keep(),
             is_served_elsewhere,
             has_mirrors: !config.mirrors.is_empty(),

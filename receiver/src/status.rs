@@ -171,8 +171,8 @@ pub struct ChannelStatus {
 pub struct ReleaseStatus {
     /// Its number.
     pub number: ReleaseNo,
-    /// arriving, checking, published, incomplete (the last round is over and something is lacking), no-space, damaged
-    /// (published, and something was lost since) or refused.
+    /// arriving, checking, scanning, unscanned (it waits for a scanner), published, incomplete (the last round is over and something is lacking), no-space, damaged
+    /// (published, and something was lost since), held (it waits for approvers) or refused.
     pub state: String,
     /// Artifacts.
     pub artifacts: usize,
@@ -184,7 +184,7 @@ pub struct ReleaseStatus {
     pub bytes_needed: u64,
     /// Octets of them that are there.
     pub bytes_held: u64,
-    /// Why it is refused.
+    /// Why it is held or refused.
     pub reason: Option<String>,
 }
 

@@ -26,7 +26,6 @@ pub mod command;
 mod config;
 mod directory;
 mod fetch;
-mod glob;
 mod http;
 mod job;
 mod oci;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{BlockId, Channel, LinkId, ReleaseNo, Sha256};
+use crate::release::approval::ApproverId;
 
 /// Names that an entry lists; of more it says how many there are.
 const NAMES_MAX: usize = 50;
@@ -262,6 +263,32 @@ pub enum Event {
         number: ReleaseNo,
         /// Blobs.
         blobs: usize,
+    },
+    /// Scanners have looked at a release and found nothing.
+    Scanned {
+        /// The channel.
+        channel: Channel,
+        /// The release.
+        number: ReleaseNo,
+        /// By what, how much, and what they have not seen.
+        summary: String,
+    },
+    /// An approver has decided on a release; who it was told by has only brought it.
+    Decided {
+        /// The channel.
+        channel: Channel,
+        /// The release.
+        number: ReleaseNo,
+        /// SHA-256 of its index.
+        index: Sha256,
+        /// Who.
+        approver: String,
+        /// The approver's key.
+        key: ApproverId,
+        /// `approve` or `reject`.
+        decision: String,
+        /// Why it is rejected.
+        why: Option<String>,
     },
     /// Something that came is not taken, or a release is not published.
     Refused {

@@ -30,6 +30,8 @@ pub enum Key {
     Block(BlockId),
     /// Receiver: a blob whose SHA-256 was found right, in one place.
     Checked(Sha256),
+    /// Receiver: a blob in which scanners found nothing.
+    Scanned(Sha256),
     /// Sender: how far the newest release of a channel was sent.
     Progress(Channel),
 }
@@ -45,6 +47,7 @@ impl Key {
         match self {
             Self::Block(id) => [Self::BLOCKS, &id.pack.0, &id.block.0.to_be_bytes()].concat(),
             Self::Checked(digest) => [Self::CHECKED, &digest.0].concat(),
+            Self::Scanned(digest) => [b"s".as_slice(), &digest.0].concat(),
             Self::Progress(channel) => [b"p", channel.as_str().as_bytes()].concat(),
         }
     }
@@ -76,6 +79,13 @@ pub struct HeldBlock {
 pub struct CheckedBlob {
     /// The digest of its extents and of the blocks that they lie in.
     pub place: Blake3,
+}
+
+/// A blob in which scanners found nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct ScannedBlob {
+    /// The digest of what they are, what they know, and within which limits.
+    pub by: Blake3,
 }
 
 /// How far a release was sent. It says *sent*, never *delivered*.
@@ -124,6 +134,7 @@ pub trait Record: bincode::Encode + bincode::Decode<()> {
 
 impl Record for HeldBlock {}
 impl Record for Progress {}
+impl Record for ScannedBlob {}
 impl Record for CheckedBlob {
     /// Version 1 did not say where.
     const VERSION: u8 = 2;

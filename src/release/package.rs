@@ -7,6 +7,8 @@
 //! the archive's to say; a control file that says it is not believed, and such fields are left out of the stanza, as
 //! `apt-ftparchive` does.
 
+pub mod version;
+
 use std::collections::BTreeMap;
 
 use thiserror::Error;

@@ -27,7 +27,7 @@ use thiserror::Error;
 use crate::id::Sha256;
 use crate::limits::{PROOF_BYTES_MAX, PROVIDER_PARTS_MAX};
 
-pub use keys::{key_ids, split_keys};
+pub use keys::{fingerprints, key_ids, split_keys};
 pub use signature::Signatures;
 pub use sums::Sums;
 

@@ -1,12 +1,13 @@
-//! `/api/v1` of the receiver, beside what both sides have. Described in `openapi.json`; a test holds both together.
+//! `/api/v1` of the receiver, beside what both sides have, and the form of its pages. Described in `openapi.json`; a test holds both together.
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Form, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
+use diodesync::audit::Actor;
 use diodesync::id::{BlockId, Channel, ReleaseNo};
 use diodesync_control::dashboard::Board;
 use diodesync_control::{ApiError, clock_s};
@@ -15,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::catalog::{Found, Search, search};
 use super::pages::index_of;
 use crate::api::Daemon;
+use crate::approve::HeldReleases;
+use crate::publish::{Decided, Handed};
 use crate::status::{Missing, ranges};
 use crate::ticket;
 
@@ -25,6 +28,9 @@ pub fn routes() -> Router<Arc<Board<Daemon>>> {
     Router::new()
         .route("/api/v1/missing", get(missing))
         .route("/api/v1/ticket", get(ticket_text))
+        .route("/api/v1/held", get(held))
+        .route("/api/v1/decisions", post(decide))
+        .route("/decide", post(decide_form))
         .route("/api/v1/artifacts", get(artifacts))
         .route("/api/v1/releases/{channel}/{number}/blocks", get(blocks))
 }
@@ -47,6 +53,33 @@ async fn ticket_text(State(board): Shared) -> Result<Json<TicketText>, ApiError>
 pub fn ticket_of(daemon: &Daemon) -> anyhow::Result<Option<String>> {
     let (site, publish) = (daemon.site.load(), daemon.publish.view());
     ticket::make(&daemon.config.dir, &daemon.paired, &site, &publish, clock_s())
+}
+
+async fn held(State(board): Shared) -> Result<Json<HeldReleases>, ApiError> {
+    Ok(Json(board.work(|board| Ok(HeldReleases::of(&board.source))).await?))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DecisionText {
+    decision: String,
+}
+
+/// What came through the dashboard.
+fn handed(decision: String) -> Handed {
+    Handed { decision, by: Actor::Dashboard("who knows its token".to_owned()) }
+}
+
+async fn decide(
+    State(board): Shared,
+    Json(DecisionText { decision }): Json<DecisionText>,
+) -> Result<Json<Decided>, ApiError> {
+    Ok(Json(board.work(move |board| board.source.publish.decide(handed(decision))).await?))
+}
+
+async fn decide_form(State(board): Shared, Form(DecisionText { decision }): Form<DecisionText>) -> Response {
+    let decided = board.work(move |board| board.source.publish.decide(handed(decision))).await;
+    board.answer("Decision", decided.map(|decided| format!("{}.", decided.to_text())))
 }
 
 #[derive(Debug, Deserialize)]

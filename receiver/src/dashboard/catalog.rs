@@ -115,6 +115,9 @@ fn stage_word(stage: &Stage) -> &'static str {
         Stage::Incomplete => "incomplete",
         Stage::NoSpace(_) => "no-space",
         Stage::Checking => "checking",
+        Stage::Scanning(_) => "scanning",
+        Stage::Unscanned(_) => "unscanned",
+        Stage::Held(_) => "held",
         Stage::Refused(_) => "refused",
     }
 }

@@ -13,8 +13,9 @@ use qrcodegen::QrCode;
 
 use super::api::ticket_of;
 use super::catalog::{Entry, Search, search};
-use super::{DISK_FREE, blocks, counts, lacking_blocks};
+use super::{DISK_FREE, blocks, counts, held, lacking_blocks};
 use crate::api::Daemon;
+use crate::approve::HeldReleases;
 use crate::status::{ChannelStatus, LaneStatus, MissingRelease, ReleaseStatus, Status};
 use crate::ticket;
 
@@ -32,7 +33,7 @@ pub fn page(board: &Board<Daemon>, asked: &Asked) -> anyhow::Result<Option<Page>
     Ok(Some(match asked.parts().as_slice() {
         [] => overview(board, status, seen.at_ms),
         ["releases"] => Page::new("Releases").live("releases", releases(status)),
-        ["releases", channel, number] => return Ok(release(board, status, channel, number)),
+        ["releases", channel, number] => return Ok(release(board, asked, status, channel, number)),
         ["artifacts"] => artifacts(board, asked),
         ["missing"] => missing(board)?,
         _ => return Ok(None),
@@ -153,9 +154,12 @@ fn state_chip(out: &mut Html, state: &str) {
         "published" => (Mark::Good, "published"),
         "arriving" => (Mark::Busy, "arriving"),
         "checking" => (Mark::Busy, "checking"),
+        "scanning" => (Mark::Busy, "scanning"),
+        "unscanned" => (Mark::Warn, "waits for a scanner"),
         "incomplete" => (Mark::Warn, "incomplete"),
         "no-space" => (Mark::Warn, "held, no space"),
         "damaged" => (Mark::Bad, "damaged"),
+        "held" => (Mark::Warn, "held for approval"),
         "refused" => (Mark::Bad, "refused"),
         other => (Mark::Warn, other),
     };
@@ -211,7 +215,13 @@ pub fn index_of(daemon: &Daemon, channel: &Channel, number: ReleaseNo) -> Option
     })
 }
 
-fn release(board: &Board<Daemon>, status: &Status, channel: &str, number: &str) -> Option<Page> {
+fn release(
+    board: &Board<Daemon>,
+    asked: &Asked,
+    status: &Status,
+    channel: &str,
+    number: &str,
+) -> Option<Page> {
     let (name, number) = (channel.parse::<Channel>().ok()?, ReleaseNo(number.parse().ok()?));
     let index = index_of(&board.source, &name, number)?;
     let known = status.channels.iter().filter(|channel| channel.channel == name);
@@ -242,7 +252,13 @@ fn release(board: &Board<Daemon>, status: &Status, channel: &str, number: &str) 
     figure(&mut facts, "Artifacts", count(index.artifacts.len() as u64), "");
     facts.raw("</dl><p><a href=\"/artifacts\">All artifacts</a></p></div>");
     let page = Page::new(format!("Release {name} {number}"));
-    Some(page.live("release", head).live("blocks", picture).fixed("facts", facts))
+    let page = page.live("release", head);
+    let waiting = HeldReleases::of(&board.source);
+    let page = match waiting.find(&name, Some(number)) {
+        Ok(waiting) => page.fixed("approval", held::section(waiting, asked.may_act)),
+        Err(_) => page,
+    };
+    Some(page.live("blocks", picture).fixed("facts", facts))
 }
 
 fn artifacts(board: &Board<Daemon>, asked: &Asked) -> Page {

@@ -1,5 +1,6 @@
 //! A release on its way: which blocks are there, which blobs were found right.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -9,7 +10,8 @@ use diodesync::release::index::{Blob, Extent, Index, NeededBlock};
 use diodesync::wire::BeaconChannel;
 use sha2::Digest;
 
-use super::Ledger;
+use super::{Held, Ledger};
+use crate::scan::Progress;
 
 /// Octets that are read at once for hashing.
 const READ_BYTES: usize = 1 << 18;
@@ -25,6 +27,12 @@ pub enum Stage {
     NoSpace(String),
     /// All blocks are there; blobs are being hashed.
     Checking,
+    /// Everything is there and right, and scanners look at it: how far they are.
+    Scanning(String),
+    /// It waits for a scanner: why.
+    Unscanned(String),
+    /// Everything is there and right, and it waits for approvers.
+    Held(Held),
     /// It will not be published, for this reason.
     Refused(String),
 }
@@ -48,6 +56,13 @@ pub struct Arrival {
     rounds: (u8, u8),
     no_space: Option<String>,
     refused: Option<String>,
+    /// The digest of the index, once somebody asks.
+    digest: OnceCell<Sha256>,
+    /// Whether everything in it was found right and allowed.
+    is_passed: bool,
+    held: Option<Held>,
+    /// How far scanners are.
+    scan: Option<Progress>,
     /// What is lacking, named, until it changes.
     named: Option<Arc<Lacking>>,
 }
@@ -100,6 +115,10 @@ impl Arrival {
             rounds: (0, 0),
             no_space: None,
             refused: None,
+            digest: OnceCell::new(),
+            is_passed: false,
+            held: None,
+            scan: None,
             named: None,
             index,
         };
@@ -193,7 +212,40 @@ impl Arrival {
         self.refused.is_none() && self.lacking.is_empty() && self.checked == self.index.blobs.len()
     }
 
-    /// Holds the release for a reason.
+    /// The digest of the index.
+    pub fn digest(&self) -> Sha256 {
+        *self.digest.get_or_init(|| Sha256::of(&self.index.encode()))
+    }
+
+    /// Whether everything in it was found right and allowed.
+    pub fn is_passed(&self) -> bool {
+        self.is_passed
+    }
+
+    /// Everything in it was found right and allowed.
+    pub fn set_passed(&mut self) {
+        self.is_passed = true;
+    }
+
+    /// What it waits for.
+    pub fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
+    }
+
+    /// Says what it waits for; nothing if it need not wait.
+    pub fn hold(&mut self, held: Option<Held>) {
+        if let (None, Some(held)) = (&self.held, &held) {
+            tracing::info!(channel = %self.index.channel, release = self.index.number.0, why = held.why(), "release held");
+        }
+        self.held = held;
+    }
+
+    /// Says how far scanners are; nothing if they are done.
+    pub fn set_scan(&mut self, progress: Option<Progress>) {
+        self.scan = progress;
+    }
+
+    /// Refuses the release for a reason.
     pub fn refuse(&mut self, why: String) {
         self.refused = Some(why);
     }
@@ -241,7 +293,19 @@ impl Arrival {
         let is_over = self.rounds.1 > 0 && self.rounds.0 >= self.rounds.1;
         let stage = match &self.refused {
             Some(why) => Stage::Refused(why.clone()),
-            None if self.lacking.is_empty() => Stage::Checking,
+            None if self.lacking.is_empty() => match &self.held {
+                Some(held) if !held.standing.rejected.is_empty() => {
+                    let by =
+                        held.standing.rejected.iter().map(|(who, why)| format!("{who} rejects it: {why}"));
+                    Stage::Refused(by.collect::<Vec<_>>().join("; "))
+                }
+                Some(held) => Stage::Held(held.clone()),
+                None => match self.scan.clone() {
+                    None => Stage::Checking,
+                    Some(Progress::Runs(text)) => Stage::Scanning(text),
+                    Some(Progress::Waits(why)) => Stage::Unscanned(why),
+                },
+            },
             None if self.no_space.is_some() => Stage::NoSpace(self.no_space.clone().unwrap_or_default()),
             None if is_over => Stage::Incomplete,
             None => Stage::Arriving,

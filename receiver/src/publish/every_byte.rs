@@ -113,6 +113,13 @@ impl World {
             orders,
             site,
             apt,
+            gate: Gate {
+                link: diodesync::id::LinkId([1; 16]),
+                policy: diodesync::release::policy::Policy::open(),
+                approvers: Vec::new(),
+                quorum: BTreeMap::new(),
+                scanner: None,
+            },
             keep: BTreeMap::new(),
             is_served_elsewhere: false,
             has_mirrors: false,

@@ -4,6 +4,7 @@
 //! DIR/trust                      the TUF metadata that was accepted last
 //! DIR/releases/CHANNEL/N.index   accepted indexes
 //! DIR/published/CHANNEL          the number of the release that is served
+//! DIR/approvals/CHANNEL/N        what approvers have said of an accepted release, as they signed it
 //! DIR/before/CHANNEL             the numbers of those that were served before it, oldest first
 //! ```
 
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use diodesync::id::{Channel, ReleaseNo};
 use diodesync::pack::fact;
+use diodesync::release::approval::Approval;
 use diodesync::release::index::Index;
 use diodesync::trust::TrustState;
 
@@ -25,7 +27,7 @@ pub struct Facts {
 impl Facts {
     /// In the receiver's folder.
     pub fn open(dir: &Path) -> anyhow::Result<Self> {
-        for sub in ["releases", "published", "before"] {
+        for sub in ["releases", "published", "before", "approvals"] {
             std::fs::create_dir_all(dir.join(sub))
                 .with_context(|| format!("cannot create {}", dir.join(sub).display()))?;
         }
@@ -83,6 +85,12 @@ impl Facts {
         for number in self.numbers(channel)?.difference(kept) {
             let path = self.index_path(channel, *number);
             std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            let decisions = self.decisions_path(channel, *number);
+            if let Err(error) = std::fs::remove_file(&decisions)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                return Err(error).with_context(|| format!("cannot remove {}", decisions.display()));
+            }
             tracing::info!(%channel, release = number.0, "release forgotten");
         }
         Ok(fact::sync_dir(&self.dir.join("releases").join(channel.as_str()))?)
@@ -101,6 +109,39 @@ impl Facts {
         let before = before.get(before.len().saturating_sub(keep)..).unwrap_or_default();
         let path = self.dir.join("before").join(channel.as_str());
         Ok(fact::write(&path, &serde_json::to_vec(before)?)?)
+    }
+
+    fn decisions_path(&self, channel: &Channel, number: ReleaseNo) -> PathBuf {
+        self.dir.join("approvals").join(channel.as_str()).join(number.to_string())
+    }
+
+    /// What approvers have said of a release, in the order in which it came.
+    pub fn decisions(&self, channel: &Channel, number: ReleaseNo) -> anyhow::Result<Vec<Approval>> {
+        let path = self.decisions_path(channel, number);
+        let Some(content) = fact::read(&path)? else { return Ok(Vec::new()) };
+        let damaged = || {
+            format!(
+                "the fact file {} is damaged; remove it and have the approvers sign again",
+                path.display()
+            )
+        };
+        let texts: Vec<String> = serde_json::from_slice(&content).with_context(damaged)?;
+        texts.iter().map(|text| Approval::parse(text).with_context(damaged)).collect()
+    }
+
+    /// Records what approvers have said of a release.
+    pub fn record_decisions(
+        &self,
+        channel: &Channel,
+        number: ReleaseNo,
+        decisions: &[Approval],
+    ) -> anyhow::Result<()> {
+        let path = self.decisions_path(channel, number);
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        }
+        let texts: Vec<String> = decisions.iter().map(ToString::to_string).collect();
+        Ok(fact::write(&path, &serde_json::to_vec_pretty(&texts)?)?)
     }
 
     /// The newest accepted release of each channel.

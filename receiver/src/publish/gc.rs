@@ -3,11 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
-use anyhow::Context;
 use diodesync::id::{Channel, ReleaseNo};
 use diodesync::quantity::Bytes;
 use diodesync::release::retention::Keep;
@@ -15,11 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use super::retention::Kept;
 use super::{PublishShared, Publisher};
-
-/// Time for an answer: everything stored is looked through.
-const ANSWER_MAX: Duration = Duration::from_secs(600);
-/// Questions that wait.
-const QUESTIONS_MAX: usize = 16;
 
 /// What is asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -76,41 +67,21 @@ impl GcReport {
     }
 }
 
-/// A question, and who asks.
-type Question = (GcRequest, SyncSender<Result<GcReport, String>>);
-
-/// Where questions wait for the publisher.
-#[derive(Debug, Default)]
-pub struct Desk(Mutex<Vec<Question>>);
-
 impl PublishShared {
     /// What is not kept; given back at once, unless it is only to be shown. Blocks the thread.
     pub fn gc(&self, request: GcRequest) -> anyhow::Result<GcReport> {
-        let (answer, answered) = sync_channel(1);
-        {
-            let mut questions = self.gc.0.lock().unwrap_or_else(PoisonError::into_inner);
-            anyhow::ensure!(questions.len() < QUESTIONS_MAX, "{QUESTIONS_MAX} others ask already; try again");
-            questions.push((request, answer));
-        }
-        let report = answered
-            .recv_timeout(ANSWER_MAX)
-            .context("the publisher is busy and does not answer; try again")?;
-        report.map_err(anyhow::Error::msg)
+        self.gc.ask(request)
     }
 }
 
 impl Publisher {
     /// Answers whoever asks.
     pub(super) fn answer_gc(&mut self) {
-        let questions = std::mem::take(&mut *self.shared.gc.0.lock().unwrap_or_else(PoisonError::into_inner));
-        for (request, answer) in questions {
-            let report = match self.is_restoring {
-                true => Err("after the start the packs are looked through first; try again".to_owned()),
-                false => self.gc(request).map_err(|error| format!("{error:#}")),
-            };
-            // Who does not wait any more has gone.
-            let _ = answer.try_send(report);
-        }
+        let shared = self.shared.clone();
+        shared.gc.answer(|request| match self.is_restoring {
+            true => Err("after the start the packs are looked through first; try again".to_owned()),
+            false => self.gc(request).map_err(|error| format!("{error:#}")),
+        });
     }
 
     fn gc(&mut self, request: GcRequest) -> anyhow::Result<GcReport> {

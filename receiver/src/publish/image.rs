@@ -1,25 +1,31 @@
-//! Images, checked again on this side: what the index says of each must be what its manifests say.
+//! Images, checked again on this side: what the index says of each must be what its manifests say. For which platforms an
+//! image is, its configurations say, and not the list that points to them.
+
+use std::collections::BTreeSet;
 
 use anyhow::Context;
 use diodesync::limits::MANIFEST_BYTES_MAX;
 use diodesync::pack::{Blobs, PackStore};
-use diodesync::release::image::{self, Manifests};
+use diodesync::release::image::{self, ImagePlatform, Manifests};
 use diodesync::release::index::{ArtifactKind, Image, Index};
 
-/// Checks every image of a release.
+use super::gate::Found;
+
+/// Checks every image of a release, and says for which platforms it is.
 ///
 /// # Errors
 /// The first image that is not what the index says, and why.
-pub fn check(index: &Index, packs: &PackStore) -> anyhow::Result<()> {
+pub fn check(index: &Index, packs: &PackStore, found: &mut Found) -> anyhow::Result<()> {
     for (name, kind) in &index.artifacts {
         if let ArtifactKind::Image(image) = kind {
-            check_image(index, packs, image).with_context(|| name.to_string())?;
+            let platforms = check_image(index, packs, image).with_context(|| name.to_string())?;
+            found.platforms.insert(name.clone(), platforms.into_iter().collect());
         }
     }
     Ok(())
 }
 
-fn check_image(index: &Index, packs: &PackStore, image: &Image) -> anyhow::Result<()> {
+fn check_image(index: &Index, packs: &PackStore, image: &Image) -> anyhow::Result<BTreeSet<String>> {
     let mut manifests = Manifests::default();
     for digest in image.manifests.keys() {
         let blob = index.blobs.get(digest).with_context(|| format!("blob {digest} is not listed"))?;
@@ -35,8 +41,31 @@ fn check_image(index: &Index, packs: &PackStore, image: &Image) -> anyhow::Resul
     }
     image.omitted.iter().for_each(|digest| manifests.omit(*digest));
     image::check(image, &manifests, |digest| index.blobs.get(digest).map(|blob| blob.bytes))?;
-    Ok(())
+    let mut platforms = BTreeSet::new();
+    for (_, manifest) in manifests.iter() {
+        let configs = manifest.blobs.iter().filter(|blob| CONFIG_TYPES.contains(&blob.media_type.as_str()));
+        for config in configs {
+            let blob = index.blobs.get(&config.digest);
+            let blob = blob.with_context(|| format!("blob {} is not listed", config.digest))?;
+            let octets = packs.whole_blob(blob, MANIFEST_BYTES_MAX)?;
+            let octets =
+                octets.with_context(|| format!("configuration {} is larger than any", config.digest))?;
+            let platform: ImagePlatform = serde_json::from_slice(&octets)
+                .with_context(|| format!("configuration {} is none", config.digest))?;
+            // Signatures and attestations have configurations of the same type that are for no machine.
+            if !matches!(platform.os.as_str(), "" | UNKNOWN) {
+                platforms.insert(platform.to_string());
+            }
+        }
+    }
+    Ok(platforms)
 }
+
+/// What BuildKit calls the platform of an attestation.
+const UNKNOWN: &str = "unknown";
+/// The media types of configurations that say a platform (OCI image specification, Docker image manifest version 2).
+const CONFIG_TYPES: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
 
 #[cfg(test)]
 mod tests {
@@ -61,7 +90,7 @@ mod tests {
         release.image("ghcr.io/a/b", "x", &[&manifest], &[b"{}", b"layer"]);
         release.file("other", &other);
         let index = release.publish(&packs);
-        check(&index, &packs).unwrap();
+        check(&index, &packs, &mut Found::default()).unwrap();
 
         let refused = |change: &dyn Fn(&mut Image, &mut Index)| {
             let mut index = Arc::unwrap_or_clone(index.clone());
@@ -69,7 +98,7 @@ mod tests {
             let ArtifactKind::Image(mut image) = kind else { panic!("{name}") };
             change(&mut image, &mut index);
             index.artifacts.insert(name, ArtifactKind::Image(image));
-            let error = format!("{:#}", check(&index, &packs).unwrap_err());
+            let error = format!("{:#}", check(&index, &packs, &mut Found::default()).unwrap_err());
             assert!(error.starts_with("image ghcr.io/a/b:x: "), "{error}");
             error
         };

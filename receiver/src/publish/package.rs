@@ -11,38 +11,52 @@ use diodesync::release::archive::{ArchiveProof, Claim, verify};
 use diodesync::release::index::{ArtifactKind, Index, PackageProof};
 use diodesync::release::name::ArtifactName;
 use diodesync::release::package::check_versions;
+use diodesync::release::provider::fingerprints;
 
+use super::gate::Found;
 use crate::apt::control_of;
 
-/// Checks every package of a release.
+/// Checks every package of a release, and says for which architecture it is and who signed its archive.
 ///
 /// # Errors
 /// The first package that is not what the index says, and why.
-pub fn check(index: &Index, packs: &PackStore) -> anyhow::Result<()> {
+pub fn check(index: &Index, packs: &PackStore, found: &mut Found) -> anyhow::Result<()> {
     check_versions(index.artifacts.iter())?;
     // Many packages share a proof, which is read once for all of them.
+    let mut proofs: BTreeMap<ArtifactName, PackageProof> = BTreeMap::new();
     let mut proven: BTreeMap<PackageProof, Vec<Claim<'_>>> = BTreeMap::new();
     for (name, kind) in &index.artifacts {
         if let (ArtifactName::Package(package), ArtifactKind::Package(content)) = (name, kind) {
             let control = control_of(index, packs, &content.control).with_context(|| name.to_string())?;
             control.check(package).with_context(|| name.to_string())?;
+            if package.architecture != "all" {
+                found.platforms.insert(name.clone(), vec![format!("linux/{}", package.architecture)]);
+            }
             let deb =
                 index.blobs.get(&content.deb).with_context(|| format!("{name}: its blob is not listed"))?;
             if let Some(proof) = content.proof {
+                proofs.insert(name.clone(), proof);
                 let claim = Claim { name: package, deb: content.deb, bytes: deb.bytes, control };
                 proven.entry(proof).or_default().push(claim);
             }
         }
     }
-    proven.iter().try_for_each(|(proof, claims)| check_proof(index, packs, proof, claims))
+    let mut signers = BTreeMap::new();
+    for (proof, claims) in &proven {
+        signers.insert(*proof, check_proof(index, packs, proof, claims)?);
+    }
+    let signers_of = |(name, proof)| Some((name, signers.get(&proof)?.clone()));
+    found.signers.extend(proofs.into_iter().filter_map(signers_of));
+    Ok(())
 }
 
+/// Checks what an archive says of packages. All keys that it came with count as its signers, though one may have signed.
 fn check_proof(
     index: &Index,
     packs: &PackStore,
     proof: &PackageProof,
     claims: &[Claim<'_>],
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<String>> {
     let read = |digest: &Sha256, max| -> anyhow::Result<Vec<u8>> {
         let blob = index.blobs.get(digest).with_context(|| format!("blob {digest} is not listed"))?;
         packs.whole_blob(blob, max)?.context("a proof is larger than any proof should be")
@@ -54,7 +68,8 @@ fn check_proof(
     verify(&input, claims).with_context(|| match first {
         Some(name) => format!("the archive's proof of package {name}"),
         None => "the archive's proof".to_owned(),
-    })
+    })?;
+    Ok(fingerprints(&key)?)
 }
 
 #[cfg(test)]
@@ -79,7 +94,7 @@ mod tests {
         let name = PackageName::new("demo".parse().unwrap(), "main", "demo", "1.0-1", "amd64").unwrap();
         let mut release = Release::new("main", 1);
         release.package(name, deb, control.as_bytes(), proof);
-        check(&release.publish(&packs), &packs)
+        check(&release.publish(&packs), &packs, &mut Found::default())
     }
 
     /// What a captured sender could sign, and its archive does not prove.

@@ -13,6 +13,8 @@ use diodesync::pack::PackStore;
 use diodesync::release::index::Index;
 use diodesync_control::clock_s;
 
+use super::arrival::Arrival;
+use super::gate::Found;
 use super::{Facts, Publisher, image, module, package, proof};
 use crate::apt::Signer;
 use crate::serve::{Site, SiteFact};
@@ -67,29 +69,50 @@ impl Publisher {
             let Some(index) = self.arrivals.get(&channel).map(|arrival| arrival.index().clone()) else {
                 continue;
             };
-            match self.check(&index) {
-                Ok(site) => self.switch(&index, site)?,
-                Err(why) => {
-                    let text = format!("{why:#}");
-                    tracing::warn!(%channel, why = text, "release refused");
-                    if let Some(arrival) = self.arrivals.get_mut(&channel) {
-                        arrival.refuse(text);
-                    }
-                }
+            // One that is held is checked once more when it is approved.
+            let mut passed = None;
+            if !self.arrivals.get(&channel).is_some_and(Arrival::is_passed) {
+                let Some(site) = self.pass_or_refuse(&index) else { continue };
+                passed = Some(site);
+            }
+            if !self.is_scanned(&index)? || !self.is_approved(&channel)? {
+                continue;
+            }
+            if let Some(site) = passed.or_else(|| self.pass_or_refuse(&index)) {
+                self.switch(&index, site)?;
             }
         }
         Ok(())
     }
 
-    /// What would be served if this release was published.
+    /// What would be served if this release was published; if it must not be, it is refused.
+    fn pass_or_refuse(&mut self, index: &Arc<Index>) -> Option<Site> {
+        let passed = self.pass(index);
+        let arrival = self.arrivals.get_mut(&index.channel)?;
+        match passed {
+            Ok(site) => {
+                arrival.set_passed();
+                Some(site)
+            }
+            Err(why) => {
+                let text = format!("{why:#}");
+                tracing::warn!(channel = %index.channel, release = index.number.0, why = text, "release refused");
+                arrival.refuse(text);
+                None
+            }
+        }
+    }
+
+    /// What would be served if this release was published, and what the checks found out about it.
     ///
     /// # Errors
     /// Why it must not be.
-    fn check(&self, index: &Arc<Index>) -> anyhow::Result<Site> {
+    pub(super) fn check(&self, index: &Arc<Index>) -> anyhow::Result<(Site, Found)> {
         let packs = &self.input.packs;
-        proof::check(index, packs)?;
-        image::check(index, packs)?;
-        package::check(index, packs)?;
+        let mut found = Found::default();
+        proof::check(index, packs, &mut found)?;
+        image::check(index, packs, &mut found)?;
+        package::check(index, packs, &mut found)?;
         module::check(index, packs)?;
         let served = self.input.site.load();
         let of_channel = |release: &Arc<Index>| release.channel == index.channel;
@@ -102,7 +125,8 @@ impl Publisher {
         let cut_s: Vec<u64> = before.iter().chain([index]).map(|release| release.created_s).collect();
         let keep = self.retention.keep(&index.channel).count(&cut_s, clock_s());
         before.drain(..before.len().saturating_sub(keep - 1));
-        self.with_apt(site.keeping([kept_others, before].concat()), &served)
+        let site = self.with_apt(site.keeping([kept_others, before].concat()), &served)?;
+        Ok((site, found))
     }
 
     /// With the archive of its packages, signed now.
@@ -159,6 +183,7 @@ impl Publisher {
         self.published.insert(channel.clone(), index.number);
         self.arrivals.remove(channel);
         self.tell_served_now();
+        self.scans.remove(channel);
         tracing::info!(%channel, release = index.number.0, artifacts = index.artifacts.len(), "published");
         Ok(())
     }

@@ -84,6 +84,14 @@ impl Teller {
         Ok(())
     }
 
+    /// Tells what somebody else is about to do.
+    ///
+    /// # Errors
+    /// If it cannot be told; then it must not be done.
+    pub fn tell_by(&self, by: &Actor, event: Event) -> anyhow::Result<()> {
+        self.audit.tell(by, event).map(drop)
+    }
+
     /// Tells what has happened.
     pub fn note(&self, event: Event) {
         if !self.told().knows(&event) {

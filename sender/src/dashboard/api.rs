@@ -10,11 +10,12 @@ use axum::{Json, Router};
 use diodesync::audit::Actor;
 use diodesync::id::{Channel, ReleaseNo};
 use diodesync::quantity::Bytes;
+use diodesync::release::change::Change;
 use diodesync_control::ApiError;
 use diodesync_control::dashboard::Board;
 use serde::{Deserialize, Serialize};
 
-use super::changes::{Change, Changes};
+use super::changes::Changes;
 use crate::api::{Daemon, ReleaseRequest};
 use crate::export::Listed;
 use crate::release::Cut;

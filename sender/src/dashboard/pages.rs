@@ -2,12 +2,13 @@
 
 use diodesync::id::{Channel, ReleaseNo};
 use diodesync::quantity::{BitsPerS, Bytes};
+use diodesync::release::change::{Change, Names};
 use diodesync_control::dashboard::page::{self, Mark, Page, chip, figure, progress};
 use diodesync_control::dashboard::{Asked, Board, Html, Range, Unit, count, encode, time};
 use diodesync_control::put;
 
 use super::api::newest;
-use super::changes::{Change, Names};
+
 use super::{DISK_FREE, counts, queued_bytes};
 use crate::api::Daemon;
 use crate::status::{ChannelStatus, Status};

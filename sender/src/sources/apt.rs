@@ -14,7 +14,6 @@
 mod closure;
 mod relation;
 mod suite;
-mod version;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -32,6 +32,11 @@ pub fn key_ids(armored: &[u8]) -> Result<Vec<String>, ProofError> {
     Ok(parse(armored)?.keys.into_iter().map(|key| key.id).collect())
 }
 
+/// The fingerprints of the primary keys in a key file, ASCII-armored or binary, in its order.
+pub fn fingerprints(armored: &[u8]) -> Result<Vec<String>, ProofError> {
+    Ok(parse(armored)?.keys.into_iter().map(|key| key.fingerprint).collect())
+}
+
 /// One ASCII-armored key for each primary key in a key file, ASCII-armored or binary. A file that is one such key
 /// already keeps its octets, since they go to clients as the publisher made them.
 pub fn split_keys(armored: &[u8]) -> Result<BTreeMap<String, Vec<u8>>, ProofError> {

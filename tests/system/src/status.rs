@@ -197,6 +197,12 @@ pub struct ReceiverRelease {
 pub enum ReleaseState {
     /// Blocks are still coming.
     Arriving,
+    /// Scanners look at it.
+    Scanning,
+    /// It waits for scanners.
+    Unscanned,
+    /// It waits for approvers.
+    Held,
     /// Everything is here; digests and proofs are being checked.
     Checking,
     /// The mirrors serve it, or served it until a newer one came.

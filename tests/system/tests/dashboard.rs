@@ -35,10 +35,12 @@ fn release(pair: &Pair, number: u64, bytes: usize) {
 #[test]
 fn what_the_interfaces_describe_is_true() {
     let mut pair = Pair::over_link(&setup("dash-api"), Weather::lossy(4)).unwrap();
-    let token = pair.low.dir().join("keys/dashboard.token");
-    std::fs::write(&token, "a token of the test's own\n").unwrap();
-    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
-    pair.low.set(&["dashboard", "token_file"], "keys/dashboard.token").unwrap();
+    for side in [&pair.low, &pair.high] {
+        let token = side.dir().join("keys/dashboard.token");
+        std::fs::write(&token, "a token of the test's own\n").unwrap();
+        std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+        side.set(&["dashboard", "token_file"], "keys/dashboard.token").unwrap();
+    }
     pair.start().unwrap();
     release(&pair, 1, 3 << 20);
     pair.wait_published(1, 2 * MINUTE).unwrap();
@@ -103,6 +105,7 @@ fn check_operation(
             let body = match path {
                 "/api/v1/release" => json!({ "channel": "main", "full": false }),
                 "/api/v1/resend" => json!({ "ticket": "no ticket" }),
+                "/api/v1/decisions" => json!({ "decision": "no decision" }),
                 other => panic!("no example of {other}"),
             };
             let body = body.to_string();

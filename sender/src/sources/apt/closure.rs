@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use diodesync::id::Sha256;
 use diodesync::release::archive::{ArchiveError, Stanza};
+use diodesync::release::package::version::compare;
 
 use super::relation::{Alternative, PackagePattern, groups, provided};
-use super::version::compare;
 
 /// Priorities from the highest on (Debian Policy §2.5).
 const PRIORITIES: [&str; 4] = ["required", "important", "standard", "optional"];

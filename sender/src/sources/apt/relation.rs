@@ -5,8 +5,8 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use super::version::compare;
-use crate::sources::glob::{GLOB_BYTES_MAX, is_pattern, matches};
+use diodesync::release::glob::{GLOB_BYTES_MAX, is_pattern, matches};
+use diodesync::release::package::version::compare;
 
 /// Which versions are meant.
 #[derive(Debug, Clone, PartialEq, Eq)]

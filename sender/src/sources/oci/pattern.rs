@@ -11,7 +11,7 @@ use diodesync::id::Sha256;
 use diodesync::release::image::{Accessory, parse_digest};
 use diodesync::release::{ImageRepository, Tag};
 
-use crate::sources::glob::{GLOB_BYTES_MAX, is_pattern, matches};
+use diodesync::release::glob::{GLOB_BYTES_MAX, is_pattern, matches};
 
 /// Beginnings of what follows a version's hyphen in a pre-release.
 const PRE_RELEASES: [&str; 9] =

@@ -1,0 +1,306 @@
+//! What may be published: the policy's rules, and approvers who sign with keys that no daemon has.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use diodesync_system::bins::workspace;
+use diodesync_system::browser::Browser;
+use diodesync_system::prng::Prng;
+use diodesync_system::provider::{OTHER_PLATFORM, Publisher, host_platform};
+use diodesync_system::side::{Done, Pair, Setup};
+use diodesync_system::status::ReleaseState;
+use diodesync_system::weather::Weather;
+use diodesync_system::{tree, wait_for};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const TOKEN: &str = "a token of the test's own";
+
+fn submit(pair: &Pair, file: &str, octets: usize) {
+    let dir = pair.dir.join("files");
+    tree::write(&dir, file, &tree::octets(&mut Prng::new(octets as u64), octets), 0o644).unwrap();
+    pair.low.ok(&["submit", "files", &dir.join(file).display().to_string()]).unwrap();
+}
+
+/// Submits a file and cuts a release.
+fn release(pair: &Pair, file: &str, octets: usize) {
+    submit(pair, file, octets);
+    pair.low.ok(&["release"]).unwrap();
+}
+
+/// Waits until a release of the channel main is in a state, and says why it is.
+fn wait_state(pair: &Pair, number: u64, state: ReleaseState) -> String {
+    let mut last = String::new();
+    wait_for(&format!("release {number} is {state:?}"), 2 * MINUTE, || {
+        let status = pair.high_status()?;
+        let releases = status.channel("main").map(|channel| channel.releases.clone()).unwrap_or_default();
+        last = format!("{releases:?}");
+        let found = releases.into_iter().find(|release| release.number == number && release.state == state);
+        Ok(found.map(|release| release.reason.unwrap_or_default()))
+    })
+    .unwrap_or_else(|error| panic!("{error:#}; it was {last}"))
+}
+
+/// What the mirror serves, by path.
+fn served(pair: &Pair) -> BTreeMap<String, String> {
+    pair.mirror().unwrap().sums().unwrap_or_default()
+}
+
+/// An approver.
+struct Approver {
+    key: PathBuf,
+    /// Their `[[approver]]`, as `approver-key` prints it.
+    table: toml::Table,
+}
+
+impl Approver {
+    fn new(pair: &Pair, name: &str) -> Self {
+        let key = pair.dir.join(format!("{name}.key"));
+        let arguments = ["approver-key", "--name", name, "--out", &key.display().to_string()];
+        let printed = pair.high.command(&arguments).unwrap().ok().unwrap();
+        assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        let again = pair.high.command(&arguments).unwrap();
+        assert!(again.code == Some(1) && again.stderr.contains("is not overwritten"), "{again:?}");
+        let all: toml::Table = printed.parse().unwrap();
+        Self { key, table: all["approver"][0].as_table().unwrap().clone() }
+    }
+
+    fn decide(&self, pair: &Pair, words: &[&str]) -> Done {
+        pair.high.run(&[words, &["--key", &self.key.display().to_string()]].concat()).unwrap()
+    }
+
+    /// What a decision looks like that is made where the key is.
+    fn offline(&self, pair: &Pair, words: &[&str], request: &str) -> String {
+        let file = pair.dir.join("request");
+        std::fs::write(&file, request).unwrap();
+        let (file, key) = (file.display().to_string(), self.key.display().to_string());
+        let words = [words, &["--offline", &file, "--key", &key]].concat();
+        pair.high.command(&words).unwrap().ok().unwrap()
+    }
+}
+
+/// Hands in what was signed elsewhere.
+fn hand_in(pair: &Pair, word: &str, signed: &str) -> Done {
+    let file = pair.dir.join("signed");
+    std::fs::write(&file, signed).unwrap();
+    pair.high.run(&[word, "--signed", &file.display().to_string()]).unwrap()
+}
+
+fn refused(done: &Done, expected: &str) {
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert!(done.stderr.contains(expected), "{expected:?} is not in {}", done.stderr);
+}
+
+fn with_token(pair: &Pair) {
+    let token = pair.high.dir().join("keys/dashboard.token");
+    std::fs::write(&token, format!("{TOKEN}\n")).unwrap();
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+    pair.high.set(&["dashboard", "token_file"], "keys/dashboard.token").unwrap();
+}
+
+/// A channel whose releases need as many approvers.
+fn approval(how: &str) -> Vec<toml::Value> {
+    let text = format!("name = 'main'\napproval = '{how}'\n");
+    vec![toml::Value::Table(text.parse().unwrap())]
+}
+
+#[test]
+fn two_people_approve_what_is_published() {
+    let mut pair =
+        Pair::over_link(&Setup { name: "approve", ..Setup::default() }, Weather::lossy(2)).unwrap();
+    let [alice, bob, eve, mut old] = ["alice", "bob", "eve", "old"].map(|name| Approver::new(&pair, name));
+    old.table.insert("until".to_owned(), "2026-01-31".into());
+    let known: Vec<toml::Value> =
+        [&alice, &bob, &old].map(|approver| toml::Value::Table(approver.table.clone())).into();
+    pair.high.set(&["channel"], approval("two")).unwrap();
+    pair.high.set(&["approver"], known).unwrap();
+    with_token(&pair);
+    pair.start().unwrap();
+
+    release(&pair, "one", 300_000);
+    let why = wait_state(&pair, 1, ReleaseState::Held);
+    assert!(why.contains("it waits for two different approvers"), "{why}");
+    assert!(pair.high_status().unwrap().alarm("release-held").is_some());
+    assert!(served(&pair).is_empty());
+    let shown = pair.high.ok(&["held"]).unwrap();
+    assert!(shown.contains("release main 1\n") && shown.contains("  + file one\n"), "{shown}");
+
+    // Who is nobody here, who was somebody, and what was signed for another content.
+    refused(&eve.decide(&pair, &["approve"]), "is of no approver that this receiver knows");
+    refused(&old.decide(&pair, &["approve", "1"]), "the key of approver old expired");
+    refused(&alice.decide(&pair, &["approve", "7"]), "release main 7 is not held; main 1 is");
+    let request = pair.high.ok(&["held", "--request"]).unwrap();
+    let line = request.lines().find(|line| line.starts_with("index ")).unwrap();
+    let other = request.replace(line, &format!("index {}", "0".repeat(64)));
+    let other = alice.offline(&pair, &["approve"], &other);
+    refused(&hand_in(&pair, "approve", &other), "the approval is for an index with digest 0000");
+    let short = ["approve", "--valid", "1s"];
+    let short = alice.offline(&pair, &short, &request);
+    std::thread::sleep(Duration::from_millis(2100));
+    refused(&hand_in(&pair, "approve", &short), "the approval of alice expired");
+
+    // The same key twice is one approver, whether it signs again or the same text is handed in again.
+    let first = alice.decide(&pair, &["approve", "1"]).ok().unwrap();
+    assert_eq!(first, "release main 1 is approved by alice; 1 more must approve it\n");
+    let signed = alice.offline(&pair, &["approve"], &request);
+    for _ in 0..2 {
+        assert_eq!(hand_in(&pair, "approve", &signed).ok().unwrap(), first);
+    }
+    refused(&hand_in(&pair, "approve", &signed.replace("approve\n", "reject\n")), "expected a reason");
+    refused(&hand_in(&pair, "reject", &signed), "says the other thing");
+    assert!(served(&pair).is_empty());
+
+    // What was said holds over a kill.
+    pair.high.kill_9().unwrap();
+    pair.high.start().unwrap();
+    let why = wait_state(&pair, 1, ReleaseState::Held);
+    assert!(why.contains("1 has: alice"), "{why}");
+    let second = bob.offline(&pair, &["approve"], &request);
+    let said = hand_in(&pair, "approve", &second).ok().unwrap();
+    assert_eq!(said, "release main 1 is approved by alice, bob; it is published now\n");
+    wait_state(&pair, 1, ReleaseState::Published);
+    let before = served(&pair);
+    assert_eq!(before.keys().collect::<Vec<_>>(), ["one"]);
+
+    // One rejection outweighs any approval, and a text from before does not bring it back.
+    release(&pair, "two", 200_000);
+    wait_state(&pair, 2, ReleaseState::Held);
+    let request = pair.high.ok(&["held", "--request", "2"]).unwrap();
+    let early = alice.offline(&pair, &["approve"], &request);
+    std::thread::sleep(Duration::from_millis(1100));
+    let no = alice.decide(&pair, &["reject", "2", "--why", "two is not reviewed"]).ok().unwrap();
+    assert!(no.contains("release main 2 is rejected by alice"), "{no}");
+    let why = wait_state(&pair, 2, ReleaseState::Refused);
+    assert_eq!(why, "alice rejects it: two is not reviewed");
+    hand_in(&pair, "approve", &early).ok().unwrap();
+    hand_in(&pair, "approve", &bob.offline(&pair, &["approve"], &request)).ok().unwrap();
+    assert_eq!(wait_state(&pair, 2, ReleaseState::Refused), why);
+    assert_eq!(served(&pair), before);
+
+    // A newer release takes its place, and this time the browser is where it is handed in.
+    release(&pair, "three", 100_000);
+    wait_state(&pair, 3, ReleaseState::Held);
+    alice.decide(&pair, &["approve", "3"]).ok().unwrap();
+    let request = pair.high.ok(&["held", "--request", "3"]).unwrap();
+    in_the_browser(&pair, &bob.offline(&pair, &["approve"], &request));
+    wait_state(&pair, 3, ReleaseState::Published);
+    assert_eq!(served(&pair).keys().collect::<Vec<_>>(), ["one", "three", "two"]);
+    assert!(pair.high.ok(&["held"]).unwrap().contains("nothing waits"));
+}
+
+/// Pastes what was signed into the release's page.
+fn in_the_browser(pair: &Pair, signed: &str) {
+    let browser = match Browser::start() {
+        Ok(browser) => browser,
+        Err(skip) => {
+            skip.announce_or_fail_in_ci("pasting an approval in a real browser");
+            hand_in(pair, "approve", signed).ok().unwrap();
+            return;
+        }
+    };
+    let [_, high] = pair.dashboards();
+    let pictures = workspace().join("target/dashboard");
+    browser.look(1280, 900, false, "light").unwrap();
+    browser.go(&format!("{}/releases/main/3", high.origin())).unwrap();
+    let there = |selector: &str| {
+        let script = format!("return document.querySelectorAll({selector:?}).length");
+        browser.run(&script).unwrap().as_u64().unwrap()
+    };
+    assert_eq!((there("[data-held]"), there("textarea")), (1, 0), "without the token nothing is handed in");
+    browser.go(&format!("{}/sign-in", high.origin())).unwrap();
+    let token = serde_json::to_string(TOKEN).unwrap();
+    let sign_in = format!(
+        "const it = document.querySelector('input[name=token]'); it.value = {token}; it.form.requestSubmit()"
+    );
+    browser.run(&sign_in).unwrap();
+    wait_for("the browser is signed in", MINUTE, || {
+        browser.go(&format!("{}/releases/main/3", high.origin()))?;
+        Ok((there("textarea") == 1).then_some(()))
+    })
+    .unwrap();
+    browser.picture(&pictures, "receiver-held", true).unwrap();
+    let text = serde_json::to_string(signed).unwrap();
+    let paste = format!(
+        "const it = document.querySelector('textarea[name=decision]'); it.value = {text}; it.form.requestSubmit()"
+    );
+    browser.run(&paste).unwrap();
+    wait_for("the page says that it is approved", MINUTE, || {
+        let text = browser.run("return document.body.textContent")?;
+        Ok(text.as_str().unwrap_or_default().contains("is approved by alice, bob").then_some(()))
+    })
+    .unwrap();
+    assert_eq!(browser.errors().unwrap(), [""; 0]);
+}
+
+#[test]
+fn what_no_rule_allows_holds_the_release_by_name() {
+    let mut pair = Pair::over_link(&Setup { name: "policy", ..Setup::default() }, Weather::lossy(2)).unwrap();
+    let rules = |pair: &Pair, more: &str| {
+        let text = format!(
+            "default = 'deny'\n[[rule]]\nname = 'no-secrets'\nthen = 'deny'\nnames = ['*secret*']\n\
+             [[rule]]\nname = 'small-files'\nthen = 'allow'\nkinds = ['file']\nbytes_max = '250kB'\n{more}"
+        );
+        let table: toml::Table = text.parse().unwrap();
+        pair.high.set(&["policy"], table).unwrap();
+    };
+    rules(&pair, "");
+    pair.start().unwrap();
+    release(&pair, "one", 200_000);
+    wait_state(&pair, 1, ReleaseState::Published);
+    let before = served(&pair);
+    assert_eq!(before.len(), 1);
+
+    release(&pair, "large", 300_000);
+    let why = wait_state(&pair, 2, ReleaseState::Refused);
+    let expected = "file large: no rule of the policy allows it, and its default is \"deny\"; rule \"small-files\" would, but it has";
+    assert!(why.starts_with(expected) && why.contains("bytes_max is "), "{why}");
+    assert_eq!(served(&pair), before);
+    // Approvers have no say in it: the policy comes first.
+    let none = pair.high.run(&["held", "--request"]).unwrap();
+    refused(&none, "release main is not held; none is");
+    pair.low.ok(&["withdraw", "file large"]).unwrap();
+    release(&pair, "secret.txt", 10);
+    let why = wait_state(&pair, 3, ReleaseState::Refused);
+    assert_eq!(why, "file secret.txt: rule \"no-secrets\" of the policy denies it");
+    pair.low.ok(&["withdraw", "file secret.txt"]).unwrap();
+    assert_eq!(served(&pair), before);
+
+    // A provider is known by who signed it, and for which platforms it is.
+    let publisher = Publisher::new().unwrap();
+    let executable = pair.dir.join("executable");
+    std::fs::write(&executable, b"executable").unwrap();
+    let platforms = [host_platform(), OTHER_PLATFORM];
+    let provider = publisher
+        .release(
+            &pair.dir.join("provider"),
+            "registry.example.com/acme/tool",
+            "1.2.3",
+            &executable,
+            &platforms,
+        )
+        .unwrap();
+    pair.low.ok(&provider.submit_arguments()).unwrap();
+    pair.low.ok(&["release"]).unwrap();
+    wait_state(&pair, 4, ReleaseState::Refused);
+    let providers = |signer: &str, platforms: &str| {
+        format!(
+            "[[rule]]\nname = 'acme'\nthen = 'allow'\nkinds = ['provider']\nnames = ['registry.example.com/acme/*']\n\
+             versions = '~> 1.2'\nsigners = ['{signer}']\nplatforms = [{platforms}]\n"
+        )
+    };
+    let both = format!("'{}', '{OTHER_PLATFORM}'", host_platform());
+    let say = |pair: &mut Pair, rule: &str, state: ReleaseState| {
+        rules(pair, rule);
+        pair.high.stop().unwrap();
+        pair.high.start().unwrap();
+        wait_state(pair, 4, state)
+    };
+    let why = say(&mut pair, &providers(&"0".repeat(40), &both), ReleaseState::Refused);
+    let signer = why.split("it is signed by ").nth(1).unwrap().split(',').next().unwrap().to_owned();
+    assert!(signer.ends_with(&provider.key_id), "{why}");
+    let why = say(&mut pair, &providers(&signer, &format!("'{OTHER_PLATFORM}'")), ReleaseState::Refused);
+    assert!(why.contains("rule \"acme\" would, but it is for "), "{why}");
+    say(&mut pair, &providers(&signer, &both), ReleaseState::Published);
+    assert_eq!(served(&pair), before);
+}
