@@ -271,7 +271,7 @@ hosts = {hosts:?}
 #clamd = "/run/clamav/clamd.ctl"
 #command = ["/usr/local/bin/scan"]  # a file on standard input; 0: clean, 1: found, anything else: unscanned
 #unscanned = "deny"                # or "allow": what is too large, encrypted, damaged; or the scanner is down
-#bytes_max = "104857600"           # of one file: clamd's StreamMaxLength
+#bytes_max = "100MiB"              # of one file: clamd's StreamMaxLength
 
 # Which artifacts may be published. The first rule whose conditions all hold decides. A release with one artifact that is
 # denied is not published at all.
