@@ -16,6 +16,7 @@ mod clamd;
 mod command;
 mod config;
 mod unpack;
+mod zstd;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

@@ -9,10 +9,10 @@ use std::io::{self, BufReader, Chain, Cursor, Read, Seek, SeekFrom};
 
 use flate2::read::MultiGzDecoder;
 use lzma_rust2::XzReader;
-use ruzstd::decoding::StreamingDecoder;
 use tar::Archive;
 use zip::ZipArchive;
 
+use super::zstd::{self, Frames};
 use super::{Down, Verdict};
 
 /// Octets that tell what an archive is: a tar says so at 257.
@@ -98,7 +98,7 @@ impl Kind {
             Self::Gzip
         } else if head.starts_with(&[0xfd, b'7', b'z', b'X', b'Z', 0]) {
             Self::Xz
-        } else if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        } else if zstd::is_frame(head) {
             Self::Zstd
         } else if let Some((_, by)) = OTHERS.iter().find(|(magic, _)| head.starts_with(magic)) {
             Self::Other(by)
@@ -217,10 +217,7 @@ impl<'a> Unpacker<'a> {
                 let memory_kib = (WINDOW_BYTES_MAX >> 10) as u32;
                 self.packed(name, XzReader::new_mem_limit(BufReader::new(content), true, memory_kib), depth)
             }
-            Kind::Zstd => {
-                let decoder = StreamingDecoder::new_with_max_window_size(content, WINDOW_BYTES_MAX);
-                self.packed(name, decoder.map_err(|error| Stop::Part(error.to_string()))?, depth)
-            }
+            Kind::Zstd => self.packed(name, Frames::new(content, WINDOW_BYTES_MAX), depth),
             Kind::Tar => self.tar(name, content, depth),
             Kind::Ar => self.ar(name, content, depth),
             Kind::Zip => {
@@ -268,14 +265,25 @@ impl<'a> Unpacker<'a> {
         for entry in archive.entries()? {
             let mut entry = entry?;
             self.entry()?;
-            if !entry.header().entry_type().is_file() {
+            // Whatever its type says: one reader takes what another leaves.
+            if entry.size() == 0 {
                 continue;
             }
             let place = inside(name, &entry.path_bytes());
             let looked = self.into(&place, &mut entry, depth);
             self.remark(&place, looked)?;
         }
-        Ok(())
+        let mut rest = archive.into_inner();
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let read = rest.read(&mut buffer)?;
+            if read == 0 {
+                return Ok(());
+            }
+            if buffer.iter().take(read).any(|octet| *octet != 0) {
+                return Err(Stop::Part("something follows the end of its tar archive".to_owned()));
+            }
+        }
     }
 
     /// deb(5), ar(5): headers of 60 octets, each before its member, which is padded to an even length.
@@ -312,6 +320,11 @@ impl<'a> Unpacker<'a> {
         let mut archive =
             ZipArchive::new(Budget { inner: BufReader::new(content), left: &budget }).map_err(damaged)?;
         budget.set(u64::MAX);
+        if archive.has_duplicate_names() {
+            let why =
+                "two of its entries have one name, of which one reader takes the first and another the last";
+            return Err(Stop::Part(why.to_owned()));
+        }
         for at in 0..archive.len() {
             self.entry()?;
             let (place, is_file) = {
