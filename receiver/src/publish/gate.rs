@@ -65,17 +65,13 @@ impl Held {
     /// Why it is held, for people.
     pub fn why(&self) -> String {
         let (needed, standing) = (self.quorum.count(), &self.standing);
-        let approved = match standing.approved.len() {
-            0 => String::new(),
-            count => format!("{count} has: {}; ", list(standing.approved.iter())).replacen(
-                "has",
-                if count == 1 { "has" } else { "have" },
-                1,
-            ),
+        let approved = match standing.approved.is_empty() {
+            true => String::new(),
+            false => format!(", approved so far by {}", list(standing.approved.iter())),
         };
         let who = if needed == 1 { "one approver" } else { "two different approvers" };
         let void = standing.void.iter().map(|error| format!(". Void: {error}")).collect::<String>();
-        format!("it waits for {who}; {approved}see: diode-receiver held{void}")
+        format!("it waits for {who}{approved}; see: diode-receiver held{void}")
     }
 }
 

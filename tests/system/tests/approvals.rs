@@ -155,7 +155,7 @@ fn two_people_approve_what_is_published() {
     pair.high.kill_9().unwrap();
     pair.high.start().unwrap();
     let why = wait_state(&pair, 1, ReleaseState::Held);
-    assert!(why.contains("1 has: alice"), "{why}");
+    assert!(why.contains("approved so far by alice"), "{why}");
     let second = bob.offline(&pair, &["approve"], &request);
     let said = hand_in(&pair, "approve", &second).ok().unwrap();
     assert_eq!(said, "release main 1 is approved by alice, bob; it is published now\n");
