@@ -75,20 +75,20 @@ impl Threads {
     pub fn watch(daemon: Arc<Daemon>) -> anyhow::Result<Self> {
         let mut threads = Self::default();
         let (dir, link) = (daemon.config.dir.clone(), daemon.paired.link);
+        let mut watch = Watch::open(&dir, Identity { side: "receiver", link, codes: CODES })?;
         if let Some(hook) = Hook::command(&daemon.config.alarms) {
             let deliverer = Deliverer::new(&dir, hook, command_state(&dir));
             threads.threads.push(deliverer.start(threads.stop.clone())?);
         }
         let stop = threads.stop.clone();
-        let watch = move || {
-            let mut watch = Watch::open(&dir, Identity { side: "receiver", link, codes: CODES });
+        let looking = move || {
             while !stop.load(Ordering::Relaxed) {
                 std::thread::sleep(INTERVAL);
                 let alarms = daemon.status().alarms;
                 watch.look(alarms.iter().map(|alarm| (alarm.id.as_str(), alarm.text.as_str())));
             }
         };
-        let thread = std::thread::Builder::new().name("alarms".to_owned()).spawn(watch);
+        let thread = std::thread::Builder::new().name("alarms".to_owned()).spawn(looking);
         threads.threads.push(thread.context("cannot start a thread")?);
         Ok(threads)
     }

@@ -250,8 +250,9 @@ struct Work {
 impl Work {
     fn run(self) {
         loop {
-            match self.scan() {
-                Ok(outcome) => {
+            let mut outcome = Outcome::default();
+            match self.scan(&mut outcome) {
+                Ok(()) => {
                     let mut state = lock(&self.state);
                     state.waits = None;
                     state.outcome = Some(outcome);
@@ -259,7 +260,7 @@ impl Work {
                 }
                 Err(_) if self.stop.load(Ordering::Relaxed) => return,
                 Err(Down(why)) if self.scanner.allows_unscanned => {
-                    let mut outcome = Outcome::default();
+                    // What was found before stays found.
                     outcome.add("the release", Verdict::Unscanned(why));
                     lock(&self.state).outcome = Some(outcome);
                     return;
@@ -283,10 +284,10 @@ impl Work {
         }
     }
 
-    fn scan(&self) -> Result<Outcome, Down> {
+    fn scan(&self, outcome: &mut Outcome) -> Result<(), Down> {
         let version = self.scanner.version()?;
         let by = self.scanner.identity(&version);
-        let mut outcome = Outcome { version, ..Outcome::default() };
+        outcome.version = version;
         let mut seen: BTreeSet<Sha256> = BTreeSet::new();
         for (done, (name, kind)) in self.index.artifacts.iter().enumerate() {
             {
@@ -295,11 +296,11 @@ impl Work {
             }
             for digest in (Artifact { name: name.clone(), kind: kind.clone() }).blobs() {
                 if seen.insert(digest) && !self.is_known(&digest, by) {
-                    self.scan_blob(&name.to_string(), &digest, by, &mut outcome)?;
+                    self.scan_blob(&name.to_string(), &digest, by, outcome)?;
                 }
             }
         }
-        Ok(outcome)
+        Ok(())
     }
 
     fn is_known(&self, digest: &Sha256, by: Blake3) -> bool {
@@ -333,13 +334,15 @@ impl Work {
             let mut remarks = Vec::new();
             let mut unpacker = Unpacker::new(limits, blob.bytes, &mut visit, &mut remarks);
             let result = unpacker.look(name, &mut content, blob.bytes);
+            remarks.into_iter().for_each(|(place, verdict)| outcome.add(&place, verdict));
             result.map_err(|error| match error.downcast::<Down>() {
                 Ok(down) => down,
                 Err(error) => Down(error.to_string()),
             })?;
-            remarks.into_iter().for_each(|(place, verdict)| outcome.add(&place, verdict));
         }
-        if before == (outcome.found_count, outcome.unscanned_count)
+        // Nobody knows what else a program has learnt since.
+        if self.scanner.command.is_none()
+            && before == (outcome.found_count, outcome.unscanned_count)
             && let Ok(value) = (ScannedBlob { by }).to_value()
             && let Err(error) = self.journal.apply(vec![(Key::Scanned(*digest).encode(), Some(value))])
         {

@@ -57,6 +57,7 @@ impl Threads {
     /// Watches the daemon's alarms, and takes them to command and webhook.
     pub fn start(daemon: Arc<Daemon>) -> anyhow::Result<Self> {
         let (dir, stop) = (daemon.config.dir.clone(), Arc::new(AtomicBool::new(false)));
+        let mut watch = Watch::open(&dir, Identity { side: "sender", link: daemon.link, codes: CODES })?;
         let mut threads = Vec::new();
         if let Some(hook) = Hook::command(&daemon.config.alarms) {
             threads.push(Deliverer::new(&dir, hook, command_state(&dir)).start(stop.clone())?);
@@ -65,15 +66,14 @@ impl Threads {
             threads.push(Deliverer::new(&dir, hook, webhook_state(&dir)).start(stop.clone())?);
         }
         let until = stop.clone();
-        let watch = move || {
-            let mut watch = Watch::open(&dir, Identity { side: "sender", link: daemon.link, codes: CODES });
+        let looking = move || {
             while !until.load(Ordering::Relaxed) {
                 std::thread::sleep(INTERVAL);
                 let alarms = daemon.status().alarms;
                 watch.look(alarms.iter().map(|alarm| (alarm.id.as_str(), alarm.text.as_str())));
             }
         };
-        let thread = std::thread::Builder::new().name("alarms".to_owned()).spawn(watch);
+        let thread = std::thread::Builder::new().name("alarms".to_owned()).spawn(looking);
         threads.push(thread.context("cannot start a thread")?);
         Ok(Self { stop, threads })
     }

@@ -350,7 +350,9 @@ impl Approval {
         }
         let expired = |what: String, at_s: u64| Err(ApprovalError::Expired { what, at_s, now_s });
         match approver.until_s {
-            Some(until_s) if until_s <= now_s => {
+            Some(until_s)
+                if until_s <= now_s && (self.decision == Decision::Approve || until_s <= self.made_s) =>
+            {
                 return expired(format!("the key of approver {}", approver.name), until_s);
             }
             _ => {}

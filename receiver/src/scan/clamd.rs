@@ -96,6 +96,10 @@ impl Clamd {
         }
     }
 
+    fn late(&self) -> Verdict {
+        Verdict::Unscanned(format!("clamd has not finished within {} s", self.timeout.as_secs()))
+    }
+
     /// Shows it a file of at most `max` octets.
     ///
     /// # Errors
@@ -124,6 +128,7 @@ impl Clamd {
                 // It says why before it closes: over its own StreamMaxLength.
                 return match answer(&mut *stream) {
                     Ok(text) => Ok(verdict(&text)),
+                    Err(_) if error.kind() == io::ErrorKind::WouldBlock => Ok(self.late()),
                     Err(_) => Err(silent(error).into()),
                 };
             }
@@ -131,9 +136,7 @@ impl Clamd {
         let asked = stream.write_all(&[0; 4]).and_then(|()| answer(&mut *stream));
         match asked {
             Ok(text) => Ok(verdict(&text)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Ok(Verdict::Unscanned(format!("clamd has not finished within {} s", self.timeout.as_secs())))
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(self.late()),
             Err(error) => Err(silent(error).into()),
         }
     }

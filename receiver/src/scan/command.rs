@@ -104,18 +104,26 @@ impl Command {
         })
     }
 
+    /// Ends what it has started and left behind, which would hold its output open.
+    fn end(child: &Child) {
+        if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+
     fn wait(&self, child: &mut Child, stop: &AtomicBool) -> Result<Option<i32>, String> {
         let began = Instant::now();
         loop {
             match child.try_wait() {
-                Ok(Some(status)) => return Ok(status.code()),
+                Ok(Some(status)) => {
+                    Self::end(child);
+                    return Ok(status.code());
+                }
                 Ok(None) if began.elapsed() < self.timeout && !stop.load(Ordering::Relaxed) => {
                     std::thread::sleep(TICK);
                 }
                 other => {
-                    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-                        let _ = kill_process_group(group, Signal::KILL);
-                    }
+                    Self::end(child);
                     let _ = child.wait();
                     return Err(match other {
                         Err(error) => error.to_string(),
@@ -171,6 +179,8 @@ mod tests {
         assert!(why.contains("code 2"), "{why}");
         let Verdict::Unscanned(why) = run("sleep 60; true", b"x", 100).unwrap() else { panic!() };
         assert!(why.contains("has not ended"), "{why}");
+        // What it leaves behind is not waited for.
+        assert_eq!(run("sleep 60 & exit 0", b"x", 20_000).unwrap(), Verdict::Clean);
         let nothing = Command::new(&["/nowhere/scan".to_owned()], Duration::from_secs(1)).unwrap();
         let stop = AtomicBool::new(false);
         let error = nothing.scan(&mut b"x".as_slice(), "file x", &Sha256([0; 32]), &stop).unwrap_err();

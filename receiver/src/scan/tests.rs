@@ -133,6 +133,15 @@ fn it_is_found_wherever_it_lies() {
     let small = ar(&[("debian-binary", b"2.0\n"), ("data.tar.gz", &gz(&tar(&[("x", evil)])))]);
     assert_eq!(found(&gz(&tar(&[("bulk", &bulk), ("y.deb", &small)]))), ["it » y.deb » data.tar.gz » x"]);
     assert_eq!(found(&zip(&[("bulk", &bulk), ("i.zip", &zip(&[("x", evil)]))])), ["it » i.zip » x"]);
+    // A tar of before there was a magic, and one of which the first name looks like a zip.
+    let mut old = plain.clone();
+    old[257..265].fill(0);
+    old[148..156].fill(b' ');
+    let sum: u32 = old[..512].iter().map(|octet| u32::from(*octet)).sum();
+    old[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    assert_eq!(found(&gz(&old)), ["it » a/x"]);
+    let odd = tar(&[("PK\u{3}\u{4}x", bulk.as_slice()), ("y", evil)]);
+    assert_eq!(found(&gz(&odd)), ["it » y"]);
     // What is small enough is shown whole, too.
     assert_eq!(look(limits(), &gz(b"x")).0, ["it", "it"]);
 }
@@ -161,6 +170,13 @@ fn what_cannot_be_seen_whole_is_never_clean() {
     let error = unscanned(limits(), &encrypted);
     assert!(error.starts_with("it » secret: ") && error.to_lowercase().contains("password"), "{error}");
     assert_eq!(unscanned(limits(), b"BZh91AY&SY"), "it: it is packed by bzip2, which is not looked into");
+    let before = [b"something".as_slice(), &zip(&[("x", b"y")])].concat();
+    let inner = gz(&tar(&[("bulk", &bulk), ("i", &[b"PK\x03\x04".as_slice(), &before].concat())]));
+    let error = unscanned(limits(), &inner);
+    assert!(
+        error.contains("something stands before its zip archive") || error.contains("cannot be read"),
+        "{error}"
+    );
     // What is damaged in the middle does not hide what is beside it.
     let mut half = zip(&[("a", &bulk), ("b", b"EVIL")]);
     half[1000] ^= 1;

@@ -90,7 +90,10 @@ enum Kind {
 
 impl Kind {
     fn of(head: &[u8]) -> Self {
-        if head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06") {
+        // First, because a tar begins with a name, which may look like anything.
+        if is_tar(head) {
+            Self::Tar
+        } else if head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06") {
             Self::Zip
         } else if head.starts_with(b"!<arch>\n") {
             Self::Ar
@@ -102,12 +105,26 @@ impl Kind {
             Self::Zstd
         } else if let Some((_, by)) = OTHERS.iter().find(|(magic, _)| head.starts_with(magic)) {
             Self::Other(by)
-        } else if head.get(257..262) == Some(b"ustar") {
-            Self::Tar
         } else {
             Self::Plain
         }
     }
+}
+
+/// Whether octets are the header of a tar, of whatever age: its checksum is right (POSIX.1 ustar, the octets of the checksum
+/// itself counted as spaces).
+fn is_tar(head: &[u8]) -> bool {
+    let Some(header) = head.first_chunk::<HEAD_BYTES>() else { return false };
+    let octal = |text: &[u8]| {
+        let text = std::str::from_utf8(text).ok()?.trim_matches(['\0', ' ']);
+        u32::from_str_radix(text, 8).ok()
+    };
+    let sum: u32 = header
+        .iter()
+        .enumerate()
+        .map(|(at, octet)| if (148..156).contains(&at) { 32 } else { u32::from(*octet) })
+        .sum();
+    header.get(148..156).and_then(octal) == Some(sum) && sum > 8 * 32
 }
 
 type Peeked<'r> = Chain<Cursor<Vec<u8>>, &'r mut dyn Read>;
@@ -320,6 +337,9 @@ impl<'a> Unpacker<'a> {
         let mut archive =
             ZipArchive::new(Budget { inner: BufReader::new(content), left: &budget }).map_err(damaged)?;
         budget.set(u64::MAX);
+        if archive.offset() != 0 {
+            return Err(Stop::Part("something stands before its zip archive".to_owned()));
+        }
         if archive.has_duplicate_names() {
             let why =
                 "two of its entries have one name, of which one reader takes the first and another the last";
@@ -327,13 +347,10 @@ impl<'a> Unpacker<'a> {
         }
         for at in 0..archive.len() {
             self.entry()?;
-            let (place, is_file) = {
+            let place = {
                 let entry = archive.by_index_raw(at).map_err(damaged)?;
-                (inside(name, entry.name_raw()), entry.is_file())
+                inside(name, entry.name_raw())
             };
-            if !is_file {
-                continue;
-            }
             let looked = match archive.by_index(at) {
                 Ok(entry) => {
                     let (mut metered, left) = self.metered(entry);

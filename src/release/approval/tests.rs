@@ -138,6 +138,8 @@ fn the_newest_word_counts_and_a_rejection_stays() {
     // Time does not publish what was rejected.
     let old = [reject(1, NOW_S - 100_000)];
     assert!(rejected(&old) && !standing(&old).is_enough(Quorum::Auto));
+    // Nor does the end of the key by which it was rejected.
+    assert!(rejected(&[reject(3, NOW_S - 5)]) && !rejected(&[reject(3, NOW_S)]));
     // Nor do others.
     assert!(!standing(&[reject(1, NOW_S), approve(2, NOW_S)]).is_enough(Quorum::One));
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use diodesync::id::LinkId;
 use diodesync::pack::fact;
 use serde::{Deserialize, Serialize};
@@ -70,7 +71,17 @@ pub(super) fn path(dir: &Path) -> PathBuf {
 }
 
 impl Record {
-    /// What was written last. A record that was lost costs that what is raised is told again.
+    /// What was written last.
+    ///
+    /// # Errors
+    /// If it is damaged: numbers that begin anew would be those of events that hooks have taken.
+    fn open(dir: &Path) -> anyhow::Result<Self> {
+        let Some(content) = fact::read(&path(dir))? else { return Ok(Self::default()) };
+        serde_json::from_slice(&content)
+            .with_context(|| format!("the fact file {} is damaged", path(dir).display()))
+    }
+
+    /// The same for who only looks.
     pub(super) fn read(dir: &Path) -> Self {
         let content = fact::read(&path(dir)).ok().flatten();
         content.and_then(|content| serde_json::from_slice(&content).ok()).unwrap_or_default()
@@ -98,13 +109,16 @@ pub struct Watch {
 
 impl Watch {
     /// In the side's folder, with what was raised before the start.
-    pub fn open(dir: &Path, whose: Identity) -> Self {
-        let record = Record::read(dir);
+    ///
+    /// # Errors
+    /// If the record of it is damaged.
+    pub fn open(dir: &Path, whose: Identity) -> anyhow::Result<Self> {
+        let record = Record::open(dir)?;
         let known = |(key, text): &(Key, String)| {
             (key.clone(), Seen { text: text.clone(), is_raised: true, against: 0 })
         };
         let seen = record.raised.iter().map(known).collect();
-        Self { dir: dir.to_owned(), whose, record, is_unwritten: false, seen }
+        Ok(Self { dir: dir.to_owned(), whose, record, is_unwritten: false, seen })
     }
 
     /// Takes what is wrong now: id and text of each.
@@ -225,7 +239,7 @@ mod tests {
     }
 
     fn open(dir: &Path) -> Watch {
-        Watch::open(dir, Identity { side: "receiver", link: LinkId([1; 16]), codes: CODES })
+        Watch::open(dir, Identity { side: "receiver", link: LinkId([1; 16]), codes: CODES }).unwrap()
     }
 
     fn events(dir: &Path) -> Vec<(u64, String, String, String)> {
