@@ -84,8 +84,8 @@ impl Default for Patience {
 /// Says whether that many octets more may lie on the disk.
 pub type Admit = Arc<dyn Fn(u64) -> anyhow::Result<()> + Send + Sync>;
 
-/// Held while a file is downloaded.
-type FileLock = Arc<tokio::sync::Mutex<()>>;
+/// Held while a file is downloaded; what came of it.
+type FileLock = Arc<tokio::sync::Mutex<Option<Downloaded>>>;
 
 /// What fetches for one pull of one source.
 #[derive(Clone)]

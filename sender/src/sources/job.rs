@@ -191,9 +191,23 @@ impl Job {
     }
 
     async fn fetch_file(&self, want: Download) -> Result<Downloaded, FetchError> {
-        let it = self.fetch.file(&want).await?;
-        *lock(&self.given).entry(it.path.clone()).or_default() += 1;
-        Ok(it)
+        // Counted before it is there: who is done with the same file must not remove it meanwhile.
+        let path = want.path();
+        *lock(&self.given).entry(path.clone()).or_default() += 1;
+        let it = self.fetch.file(&want).await;
+        if it.is_err() {
+            Self::forget(&mut lock(&self.given), &path);
+        }
+        it
+    }
+
+    /// One fewer waits to submit a file; how many are left.
+    fn forget(given: &mut BTreeMap<PathBuf, usize>, path: &Path) -> usize {
+        let left = given.remove(path).map_or(0, |count| count.saturating_sub(1));
+        if left > 0 {
+            given.insert(path.to_owned(), left);
+        }
+        left
     }
 
     /// A blob that is here, as a file in the job's folder, to be submitted again with another proof.
@@ -233,9 +247,7 @@ impl Job {
     /// Removes a file of the job's folder once nobody waits to submit it.
     fn let_go(&self, path: &Path) {
         let mut given = lock(&self.given);
-        let left = given.get(path).map_or(0, |count| count.saturating_sub(1));
-        given.insert(path.to_owned(), left);
-        if left == 0 {
+        if Self::forget(&mut given, path) == 0 {
             let _ = std::fs::remove_file(path);
             let _ = std::fs::remove_file(path.with_extension("of"));
         }

@@ -23,7 +23,9 @@ use diodesync::id::Sha256;
 use diodesync::limits::PROOF_BYTES_MAX;
 use diodesync::release::constraint::{Constraints, precedence};
 use diodesync::release::index::{ArtifactKind, Provider};
-use diodesync::release::name::{ArtifactName, Platform, ProviderAddress, Version, provider_archive_name};
+use diodesync::release::name::{
+    ArtifactName, ModuleAddress, Platform, ProviderAddress, Version, provider_archive_name,
+};
 use diodesync::release::provider::{ProofInput, Sums, split_keys, verify};
 use diodesync_control::table::Table;
 use tokio::task::JoinSet;
@@ -93,8 +95,28 @@ impl Pull for Terraform {
     }
 
     async fn pull(&self, job: &Arc<Job>) -> anyhow::Result<()> {
-        self.pull_providers(job).await?;
-        self.pull_modules(job).await
+        let (providers, modules) = (self.choose_providers(job).await, self.choose_modules(job).await);
+        job.plan(providers.len() + modules.len())?;
+        let mut tasks = JoinSet::new();
+        for (registry, address, offer) in providers {
+            let job = job.clone();
+            tasks.spawn(async move {
+                let name = ArtifactName::Provider(address.clone(), offer.version.clone());
+                if let Err(error) = bring(&job, &registry, &address, offer).await {
+                    job.problem(&name, &error);
+                }
+            });
+        }
+        for ((address, version), (wanted, registry)) in modules {
+            let job = job.clone();
+            tasks.spawn(async move {
+                if let Err(error) = wanted.bring(&job, &registry, &version).await {
+                    job.problem(&ArtifactName::Module(address, version), &error);
+                }
+            });
+        }
+        tasks.join_all().await;
+        Ok(())
     }
 }
 
@@ -132,7 +154,11 @@ impl<'a> Registries<'a> {
 }
 
 impl Terraform {
-    async fn pull_modules(&self, job: &Arc<Job>) -> anyhow::Result<()> {
+    /// The versions of modules that are meant.
+    async fn choose_modules(
+        &self,
+        job: &Job,
+    ) -> BTreeMap<(ModuleAddress, Version), (WantedModule, Registry)> {
         let mut registries = Registries::of(Service::Modules);
         let mut work = BTreeMap::new();
         for wanted in &self.modules {
@@ -146,21 +172,11 @@ impl Terraform {
                 Err(error) => job.failed(&format!("module {}", wanted.address), &error),
             }
         }
-        job.plan(work.len())?;
-        let mut tasks = JoinSet::new();
-        for ((address, version), (wanted, registry)) in work {
-            let job = job.clone();
-            tasks.spawn(async move {
-                if let Err(error) = wanted.bring(&job, &registry, &version).await {
-                    job.problem(&ArtifactName::Module(address, version), &error);
-                }
-            });
-        }
-        tasks.join_all().await;
-        Ok(())
+        work
     }
 
-    async fn pull_providers(&self, job: &Arc<Job>) -> anyhow::Result<()> {
+    /// The versions of providers that are meant.
+    async fn choose_providers(&self, job: &Job) -> Vec<(Registry, ProviderAddress, Offer)> {
         let mut registries = Registries::of(Service::Providers);
         let mut work = Vec::new();
         for wanted in &self.providers {
@@ -175,19 +191,7 @@ impl Terraform {
         // Two patterns may name the same version.
         work.sort_by(|(_, a, b), (_, c, d)| a.cmp(c).then_with(|| b.version.cmp(&d.version)));
         work.dedup_by(|(_, a, b), (_, c, d)| a == c && b.version == d.version);
-        job.plan(work.len())?;
-        let mut tasks = JoinSet::new();
-        for (registry, address, offer) in work {
-            let job = job.clone();
-            tasks.spawn(async move {
-                let name = ArtifactName::Provider(address.clone(), offer.version.clone());
-                if let Err(error) = bring(&job, &registry, &address, offer).await {
-                    job.problem(&name, &error);
-                }
-            });
-        }
-        tasks.join_all().await;
-        Ok(())
+        work
     }
 }
 

@@ -165,6 +165,28 @@ fn providers_are_pulled_from_their_registry_and_installed_on_the_far_side() {
     install(&pair, &origin, &work.join("project3"), &["1.2.0"], &[]);
 }
 
+#[test]
+fn the_limit_of_artifacts_is_for_all_that_a_source_names() {
+    let mut pair =
+        Pair::over_link(&Setup { name: "src-max", ..Setup::default() }, Weather::default()).unwrap();
+    let work = pair.dir.join("work");
+    std::fs::create_dir_all(&work).unwrap();
+    let origin = Origin::start(&work).unwrap();
+    let signer = Gpg::new(&work.join("gpg"), "Acme <acme@example.com>", "never").unwrap();
+    let mut registry = Registry::new(&origin);
+    Version::make(&work, "1.0.0", 1000).offer(&mut registry, "1.0.0", &signer);
+    registry.offer_module("acme/net/aws", "1.0.0", "/files/1.0.0.zip");
+    let more = format!("modules = ['{}/acme/net/aws']\nartifacts_max = 1\n", origin.host());
+    configure(&pair, &provider_source(&origin, &more));
+    pair.start().unwrap();
+    origin.asked();
+    let done = pair.low.run_within(&["sync"], 2 * MINUTE).unwrap();
+    assert_eq!(done.code, Some(1), "{}{}", done.stdout, done.stderr);
+    contains(&done.stdout, &["it names 2 artifacts, the limit of this source is 1"]);
+    let asked = origin.asked();
+    assert!(!asked.iter().any(|asked| asked.path.contains("download")), "{asked:?}");
+}
+
 /// Installs versions with stock terraform; others are not there.
 fn install(pair: &Pair, origin: &Origin, dir: &Path, there: &[&str], gone: &[&str]) {
     if let Err(skip) = terraform::find() {

@@ -77,10 +77,19 @@ fn of_path(path: &Path) -> PathBuf {
 }
 
 impl Download {
-    fn path(&self) -> PathBuf {
+    /// Where it goes.
+    pub fn path(&self) -> PathBuf {
         let url = format!("{}{}", self.request.url.origin(), self.request.url.target());
         let key = self.sha256.unwrap_or_else(|| Sha256::of(url.as_bytes()));
         self.folder.join(key.to_string())
+    }
+
+    /// Whether what was downloaded to its place is still there, and is what is wanted.
+    fn is_met_by(&self, there: &Downloaded) -> bool {
+        self.sha256.is_none_or(|sha256| sha256 == there.sha256)
+            && self.bytes.is_none_or(|bytes| bytes == there.bytes)
+            && there.bytes <= self.bytes_max
+            && there.path.is_file()
     }
 
     fn of(&self, validator: Option<String>) -> Of {
@@ -142,14 +151,18 @@ impl Fetcher {
             let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
             files.entry(want.path()).or_default().clone()
         };
-        // Two that want the same share it.
-        let _alone = file.lock().await;
+        // Those that want the same share it: what one pull has downloaded, it does not ask for again.
+        let mut file = file.lock().await;
+        if let Some(there) = file.as_ref().filter(|there| want.is_met_by(there)) {
+            return Ok(there.clone());
+        }
+        *file = None;
         let _slot = self.slots.acquire().await;
         let mut retry = Retry::new(self.patience);
         loop {
             let before = self.done_bytes();
             match self.file_once(want).await {
-                Ok(downloaded) => return Ok(downloaded),
+                Ok(downloaded) => return Ok(file.insert(downloaded).clone()),
                 Err(error) => retry.wait(error, self.done_bytes() - before).await?,
             }
         }

@@ -254,6 +254,27 @@ async fn what_broke_off_goes_on() {
 }
 
 #[tokio::test]
+async fn those_that_want_the_same_share_it() {
+    let (url, requests) =
+        serve(vec![whole(b"it", "\nETag: \"one\""), whole(b"it", ""), whole(b"it", "")]).await;
+    let folder = Folder::new("share");
+    let fetch = at_home(&url, 1 << 20);
+    let want = folder.want(&url, None);
+    let (one, two) = tokio::join!(fetch.file(&want), fetch.file(&want));
+    assert_eq!((one.unwrap().sha256, two.unwrap().sha256), (Sha256::of(b"it"), Sha256::of(b"it")));
+    let count = || requests.lock().unwrap().len();
+    assert_eq!(count(), 1);
+
+    // What is gone from the disk, or is not what another wants, is asked for anew.
+    std::fs::remove_file(want.path()).unwrap();
+    fetch.file(&want).await.unwrap();
+    assert_eq!(count(), 2);
+    let longer = Download { bytes: Some(3), ..want.clone() };
+    assert!(matches!(fetch.file(&longer).await, Err(FetchError::Length { .. })));
+    assert_eq!(count(), 3);
+}
+
+#[tokio::test]
 async fn what_lies_is_refused() {
     let none = Sha256([0; 32]);
     let of = |answer, sha256: Option<Sha256>, bytes: Option<u64>, name| {
