@@ -37,6 +37,19 @@ pub const CODES: Codes = &[
 
 /// How often it is looked what is wrong.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked whether to stop: what comes after must not wait for this.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Waits for the next look. Whether there is none.
+fn rest(stop: &AtomicBool) -> bool {
+    for _ in 0..INTERVAL.as_millis() / TICK.as_millis() {
+        if stop.load(Ordering::Relaxed) {
+            return true;
+        }
+        std::thread::sleep(TICK);
+    }
+    stop.load(Ordering::Relaxed)
+}
 
 fn command_state(dir: &Path) -> PathBuf {
     dir.join("alarms.command")
@@ -67,8 +80,7 @@ impl Threads {
         }
         let until = stop.clone();
         let looking = move || {
-            while !until.load(Ordering::Relaxed) {
-                std::thread::sleep(INTERVAL);
+            while !rest(&until) {
                 let alarms = daemon.status().alarms;
                 watch.look(alarms.iter().map(|alarm| (alarm.id.as_str(), alarm.text.as_str())));
             }
