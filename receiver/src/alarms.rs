@@ -3,14 +3,10 @@
 //! A code never changes and is never given to another alarm. `DS-R-01` is about receiving, `02` about releases, `03` about
 //! trust and clocks, `04` about this host, `05` about roles and mirrors.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
-use anyhow::Context;
-use diodesync_control::alarms::{Codes, Config, Deliverer, Hook, Identity, Trouble, Watch};
+use diodesync_control::alarms::{Codes, Config, Hook, Identity, Places, Threads};
 
 use crate::api::Daemon;
 
@@ -51,85 +47,30 @@ pub const CODES: Codes = &[
     ("mirror-behind", "DS-R-0504", "a mirror of the site is behind"),
 ];
 
-/// How often it is looked what is wrong.
-const INTERVAL: Duration = Duration::from_secs(1);
-/// How often it is looked whether to stop: what comes after must not wait for this.
-const TICK: Duration = Duration::from_millis(20);
-
-/// Waits for the next look. Whether there is none.
-fn rest(stop: &AtomicBool) -> bool {
-    for _ in 0..INTERVAL.as_millis() / TICK.as_millis() {
-        if stop.load(Ordering::Relaxed) {
-            return true;
-        }
-        std::thread::sleep(TICK);
-    }
-    stop.load(Ordering::Relaxed)
+/// Where hooks keep how far they have got: the webhook in the folder of the role that has a network.
+fn places(dir: &Path) -> Places {
+    Places { command: dir.join("alarms.command"), webhook: dir.join("mirror/alarms") }
 }
 
-fn command_state(dir: &Path) -> PathBuf {
-    dir.join("alarms.command")
+/// Watches the daemon's alarms, and takes them to the command.
+pub fn watch(daemon: Arc<Daemon>) -> anyhow::Result<Threads> {
+    let dir = daemon.config.dir.clone();
+    let identity = Identity { side: "receiver", link: daemon.paired.link, codes: CODES };
+    let command = Hook::command(&daemon.config.alarms);
+    Threads::watch(&dir, identity, move || {
+        daemon.status().alarms.into_iter().map(|alarm| (alarm.id, alarm.text)).collect()
+    })?
+    .with(&dir, command, places(&dir).command)
 }
 
-/// In the folder of the role that has a network.
-fn webhook_state(dir: &Path) -> PathBuf {
-    dir.join("mirror/alarms")
-}
-
-/// Threads that end when they are told to.
-#[derive(Debug, Default)]
-pub struct Threads {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Threads {
-    /// Watches the daemon's alarms, and takes them to the command.
-    pub fn watch(daemon: Arc<Daemon>) -> anyhow::Result<Self> {
-        let mut threads = Self::default();
-        let (dir, link) = (daemon.config.dir.clone(), daemon.paired.link);
-        let mut watch = Watch::open(&dir, Identity { side: "receiver", link, codes: CODES })?;
-        if let Some(hook) = Hook::command(&daemon.config.alarms) {
-            let deliverer = Deliverer::new(&dir, hook, command_state(&dir));
-            threads.threads.push(deliverer.start(threads.stop.clone())?);
-        }
-        let stop = threads.stop.clone();
-        let looking = move || {
-            while !rest(&stop) {
-                let alarms = daemon.status().alarms;
-                watch.look(alarms.iter().map(|alarm| (alarm.id.as_str(), alarm.text.as_str())));
-            }
-        };
-        let thread = std::thread::Builder::new().name("alarms".to_owned()).spawn(looking);
-        threads.threads.push(thread.context("cannot start a thread")?);
-        Ok(threads)
-    }
-
-    /// Takes them to the webhook, too.
-    pub fn with_webhook(mut self, dir: &Path, config: &Config) -> anyhow::Result<Self> {
-        if let Some(hook) = Hook::webhook(config)? {
-            let deliverer = Deliverer::new(dir, hook, webhook_state(dir));
-            self.threads.push(deliverer.start(self.stop.clone())?);
-        }
-        Ok(self)
-    }
-
-    /// Ends them.
-    pub fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads {
-            let _ = thread.join();
-        }
-    }
+/// Takes them to the webhook, too.
+pub fn with_webhook(threads: Threads, dir: &Path, config: &Config) -> anyhow::Result<Threads> {
+    threads.with(dir, Hook::webhook(config)?, places(dir).webhook)
 }
 
 /// What does not get through: id and text.
 pub fn troubles(dir: &Path, config: &Config) -> Vec<(&'static str, String)> {
-    let command = (!config.command.is_empty()).then(|| Trouble::read(&command_state(dir)).text("command"));
-    let webhook = config.webhook.is_some().then(|| Trouble::read(&webhook_state(dir)).text("webhook"));
-    let named = |id: &'static str| move |text: String| (id, text);
-    let command = command.flatten().map(named("alarm-command"));
-    command.into_iter().chain(webhook.flatten().map(named("alarm-webhook"))).collect()
+    places(dir).troubles(config)
 }
 
 #[cfg(test)]

@@ -89,7 +89,8 @@ impl Default for Trust {
     }
 }
 
-fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+/// A time, as it is written.
+pub(crate) fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
     parse_duration(&String::deserialize(d)?).map_err(serde::de::Error::custom)
 }
 
@@ -131,7 +132,8 @@ fn default_keep() -> usize {
     KEEP_DEFAULT
 }
 
-fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+/// A size, as it is written.
+pub(crate) fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
     parse_bytes(&String::deserialize(d)?).map_err(serde::de::Error::custom)
 }
 

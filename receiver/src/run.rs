@@ -206,7 +206,7 @@ fn run_all(config: Config, path: &Path, runtime: &Runtime) -> anyhow::Result<()>
     let tls_status = Arc::new(Mutex::new(tls.status(clock_s())));
     let (handle, ca_pem) = (tls.handle(), tls.ca_pem().cloned());
     let daemon = publisher.daemon(config.clone(), shared, Others::Here(tls_status.clone()));
-    let watching = alarms::Threads::watch(daemon.clone())?.with_webhook(&config.dir, &config.alarms)?;
+    let watching = alarms::with_webhook(alarms::watch(daemon.clone())?, &config.dir, &config.alarms)?;
     let result = runtime.block_on(async {
         let stopped = until_signal()?;
         let watching = tokio::spawn(watch_tls(tls, tls_status));
@@ -253,7 +253,7 @@ fn run_publish(config: Config, path: &Path, runtime: &Runtime) -> anyhow::Result
     };
     remote::listen(&config.dir, desk)?;
     let daemon = publisher.daemon(config.clone(), lanes, Others::Elsewhere(joined));
-    let watching = alarms::Threads::watch(daemon.clone())?;
+    let watching = alarms::watch(daemon.clone())?;
     tracing::info!("publishing");
     let result = runtime.block_on(async {
         let stopped = until_signal()?;
@@ -367,7 +367,7 @@ fn run_mirror(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let thread = follow(follower, stop.clone())?;
     let mirrors = mirror::start(&config.dir, &config.mirrors, &site, &packs)?;
-    let posting = alarms::Threads::default().with_webhook(&config.dir, &config.alarms)?;
+    let posting = alarms::with_webhook(Default::default(), &config.dir, &config.alarms)?;
     if config.mirrors.is_empty() && config.alarms.webhook.is_none() {
         tracing::info!(
             "there is no [[mirror]] in the configuration, and no webhook of [alarms]; nothing to do"

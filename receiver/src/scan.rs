@@ -30,7 +30,7 @@ use diodesync::id::{Blake3, Sha256};
 use diodesync::journal::{Journal, JournalExt, Key, Record, ScannedBlob, SledJournal};
 use diodesync::pack::{BlobReader, PackStore};
 use diodesync::release::{Artifact, Index};
-use diodesync_control::service::yield_to_others;
+use diodesync_control::service::{rest, yield_to_others};
 
 pub use self::clamd::Clamd;
 pub use self::command::Command;
@@ -39,8 +39,6 @@ use self::unpack::{Limits, Unpacker};
 
 /// The wait before a scanner that is down is asked again.
 const AGAIN: Duration = Duration::from_secs(10);
-/// How often a scan that waits looks whether it is to stop.
-const TICK: Duration = Duration::from_millis(100);
 /// What is named of what was found, or was not scanned.
 const NAMED_MAX: usize = 20;
 /// How much a scan steps back.
@@ -268,19 +266,9 @@ impl Work {
                 Err(Down(why)) => {
                     tracing::warn!(channel = %self.index.channel, release = self.index.number.0, why, "scanner is down");
                     lock(&self.state).waits = Some(why);
-                    self.rest();
+                    rest(AGAIN, &self.stop);
                 }
             }
-        }
-    }
-
-    fn rest(&self) {
-        let ticks = AGAIN.as_millis() / TICK.as_millis();
-        for _ in 0..ticks {
-            if self.stop.load(Ordering::Relaxed) {
-                return;
-            }
-            std::thread::sleep(TICK);
         }
     }
 

@@ -3,14 +3,10 @@
 //! A code never changes and is never given to another alarm. `DS-S-01` is about sending, `02` about what is sent, `04` about
 //! this host.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
-use anyhow::Context;
-use diodesync_control::alarms::{Codes, Config, Deliverer, Hook, Identity, Trouble, Watch};
+use diodesync_control::alarms::{Codes, Config, Hook, Identity, Places, Threads};
 
 use crate::api::Daemon;
 
@@ -35,77 +31,27 @@ pub const CODES: Codes = &[
     ("alarm-webhook", "DS-S-0411", "alarms do not get through to the webhook"),
 ];
 
-/// How often it is looked what is wrong.
-const INTERVAL: Duration = Duration::from_secs(1);
-/// How often it is looked whether to stop: what comes after must not wait for this.
-const TICK: Duration = Duration::from_millis(20);
-
-/// Waits for the next look. Whether there is none.
-fn rest(stop: &AtomicBool) -> bool {
-    for _ in 0..INTERVAL.as_millis() / TICK.as_millis() {
-        if stop.load(Ordering::Relaxed) {
-            return true;
-        }
-        std::thread::sleep(TICK);
-    }
-    stop.load(Ordering::Relaxed)
+/// Where hooks keep how far they have got.
+fn places(dir: &Path) -> Places {
+    Places { command: dir.join("alarms.command"), webhook: dir.join("alarms.webhook") }
 }
 
-fn command_state(dir: &Path) -> PathBuf {
-    dir.join("alarms.command")
-}
-
-fn webhook_state(dir: &Path) -> PathBuf {
-    dir.join("alarms.webhook")
-}
-
-/// Threads that end when they are told to.
-#[derive(Debug)]
-pub struct Threads {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Threads {
-    /// Watches the daemon's alarms, and takes them to command and webhook.
-    pub fn start(daemon: Arc<Daemon>) -> anyhow::Result<Self> {
-        let (dir, stop) = (daemon.config.dir.clone(), Arc::new(AtomicBool::new(false)));
-        let mut watch = Watch::open(&dir, Identity { side: "sender", link: daemon.link, codes: CODES })?;
-        let mut threads = Vec::new();
-        if let Some(hook) = Hook::command(&daemon.config.alarms) {
-            threads.push(Deliverer::new(&dir, hook, command_state(&dir)).start(stop.clone())?);
-        }
-        if let Some(hook) = Hook::webhook(&daemon.config.alarms)? {
-            threads.push(Deliverer::new(&dir, hook, webhook_state(&dir)).start(stop.clone())?);
-        }
-        let until = stop.clone();
-        let looking = move || {
-            while !rest(&until) {
-                let alarms = daemon.status().alarms;
-                watch.look(alarms.iter().map(|alarm| (alarm.id.as_str(), alarm.text.as_str())));
-            }
-        };
-        let thread = std::thread::Builder::new().name("alarms".to_owned()).spawn(looking);
-        threads.push(thread.context("cannot start a thread")?);
-        Ok(Self { stop, threads })
-    }
-
-    /// Ends them.
-    pub fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads {
-            let _ = thread.join();
-        }
-    }
+/// Watches the daemon's alarms, and takes them to command and webhook.
+pub fn start(daemon: Arc<Daemon>) -> anyhow::Result<Threads> {
+    let dir = daemon.config.dir.clone();
+    let identity = Identity { side: "sender", link: daemon.link, codes: CODES };
+    let command = Hook::command(&daemon.config.alarms);
+    let webhook = Hook::webhook(&daemon.config.alarms)?;
+    Threads::watch(&dir, identity, move || {
+        daemon.status().alarms.into_iter().map(|alarm| (alarm.id, alarm.text)).collect()
+    })?
+    .with(&dir, command, places(&dir).command)?
+    .with(&dir, webhook, places(&dir).webhook)
 }
 
 /// What does not get through: id and text.
 pub fn troubles(dir: &Path, config: &Config) -> Vec<(&'static str, String)> {
-    let command = (!config.command.is_empty()).then(|| Trouble::read(&command_state(dir)).text("command"));
-    let webhook = config.webhook.is_some().then(|| Trouble::read(&webhook_state(dir)).text("webhook"));
-    let named = |id: &'static str| move |text: String| (id, text);
-    let command = command.flatten().map(named("alarm-command"));
-    command.into_iter().chain(webhook.flatten().map(named("alarm-webhook"))).collect()
+    places(dir).troubles(config)
 }
 
 #[cfg(test)]

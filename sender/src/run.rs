@@ -104,7 +104,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         audit: audit.clone(),
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let watching = alarms::Threads::start(daemon.clone())?;
+    let watching = alarms::start(daemon.clone())?;
     let result = runtime.block_on(serve(daemon));
     watching.stop();
     lanes.iter().for_each(|lane| lane.stop.store(true, Ordering::Relaxed));

@@ -4,8 +4,8 @@
 //! blobs, proofs found right ──► policy: every artifact ──► scanners: every file ──► approvers ──► switch
 //! ```
 //!
-//! What the policy denies is refused, by name and rule; so is what a scanner finds. What lacks an approver is held, and goes on by itself when the last
-//! one has spoken; then everything is checked once more, since it may have waited for weeks.
+//! What the policy denies is refused, by name and rule; so is what a scanner finds. What lacks an approver is held, and goes
+//! on by itself when the last one has spoken; then proofs and policy are checked once more, since it may have waited for weeks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use diodesync::audit::Event;
-use diodesync::id::{Channel, ReleaseNo, Sha256};
+use diodesync::id::{Channel, ReleaseNo};
 use diodesync::pack::PackStore;
 use diodesync::release::index::Index;
 use diodesync_control::clock_s;
@@ -173,7 +173,8 @@ impl Publisher {
         }
         let (of, number) = (channel.clone(), index.number);
         self.teller.tell(Event::Checked { channel: of.clone(), number, blobs: index.blobs.len() })?;
-        let (digest, artifacts) = (Sha256::of(&index.encode()), index.artifacts.len());
+        let digest = self.arrivals.get(channel).map(Arrival::digest).context("the release is gone")?;
+        let artifacts = index.artifacts.len();
         self.teller.tell(Event::Published { channel: of, number, index: digest, artifacts })?;
         self.facts.record_published(channel, index.number)?;
         SiteFact::record(&self.input.dir, &site)?;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use diodesync::quantity::{parse_bytes, parse_duration};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use super::unpack::Limits;
 use super::{Clamd, Command, Scanner};
+use crate::config::{bytes, duration};
 
 /// `[scan]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -69,14 +69,6 @@ fn default_entries_max() -> u64 {
 /// A `.deb` in an image's layer: gzip, tar, ar, xz, tar, and two more.
 fn default_depth_max() -> u32 {
     7
-}
-
-fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
-    parse_bytes(&String::deserialize(d)?).map_err(serde::de::Error::custom)
-}
-
-fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-    parse_duration(&String::deserialize(d)?).map_err(serde::de::Error::custom)
 }
 
 impl ScanConfig {

@@ -5,12 +5,13 @@
 //! Nothing is written anywhere: files are shown while they are unpacked, and only a zip inside another archive is held in
 //! memory, since its directory is at its end.
 
+use std::cell::Cell;
 use std::io::{self, BufReader, Chain, Cursor, Read, Seek, SeekFrom};
 
+use diodesync::release::module::open_zip;
 use flate2::read::MultiGzDecoder;
 use lzma_rust2::XzReader;
 use tar::Archive;
-use zip::ZipArchive;
 
 use super::zstd::{self, Frames};
 use super::{Down, Verdict};
@@ -331,12 +332,10 @@ impl<'a> Unpacker<'a> {
     }
 
     fn zip(&mut self, name: &str, content: &mut (impl Read + Seek), depth: u32) -> Result<(), Stop> {
-        let budget = std::cell::Cell::new(ZIP_DIRECTORY_BYTES_MAX);
+        let budget = Cell::new(ZIP_DIRECTORY_BYTES_MAX);
         let damaged =
             |error: zip::result::ZipError| Stop::Part(format!("its zip archive cannot be read: {error}"));
-        let mut archive =
-            ZipArchive::new(Budget { inner: BufReader::new(content), left: &budget }).map_err(damaged)?;
-        budget.set(u64::MAX);
+        let mut archive = open_zip(content, &budget).map_err(damaged)?;
         if archive.offset() != 0 {
             return Err(Stop::Part("something stands before its zip archive".to_owned()));
         }
@@ -390,26 +389,5 @@ impl<R: Read> Read for Metered<R> {
             }
         }
         Ok(read)
-    }
-}
-
-/// A reader that gives no more than a budget that others can raise.
-struct Budget<'b, R> {
-    inner: R,
-    left: &'b std::cell::Cell<u64>,
-}
-
-impl<R: Read> Read for Budget<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        let left = self.left.get().checked_sub(read as u64);
-        self.left.set(left.ok_or_else(|| io::Error::other("its directory is larger than any"))?);
-        Ok(read)
-    }
-}
-
-impl<R: Seek> Seek for Budget<'_, R> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.inner.seek(to)
     }
 }

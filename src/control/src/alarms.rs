@@ -27,10 +27,12 @@
 mod config;
 mod deliver;
 mod post;
+mod threads;
 mod watch;
 
 pub use config::Config;
 pub use deliver::{Deliverer, Hook, Trouble};
+pub use threads::{Places, Threads};
 pub use watch::{Codes, EVENTS_MAX, Event, Identity, Watch};
 
 /// The ids of the alarms that a program's source raises, for the test that each has a code.

@@ -2,7 +2,7 @@
 //! nothing is told.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -28,6 +28,20 @@ pub fn yield_to_others(nice: i32) {
     if let Err(error) = rustix::process::setpriority_process(None, nice) {
         tracing::debug!(%error, "the thread's priority stays as it is");
     }
+}
+
+/// How often who rests looks whether to stop.
+const REST_TICK: Duration = Duration::from_millis(20);
+
+/// Waits, but not once it is to stop. Whether it is.
+pub fn rest(time: Duration, stop: &AtomicBool) -> bool {
+    for _ in 0..time.as_millis() / REST_TICK.as_millis() {
+        if stop.load(Ordering::Relaxed) {
+            return true;
+        }
+        std::thread::sleep(REST_TICK);
+    }
+    stop.load(Ordering::Relaxed)
 }
 
 fn tell(state: NotifyState<'_>) {

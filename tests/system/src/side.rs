@@ -35,6 +35,8 @@ use crate::weather::{Link, Weather};
 
 /// How long a daemon may take to answer its first `status`, and how long to end when it is asked to.
 const START_MAX: Duration = Duration::from_secs(30);
+/// Time for a release to come to a state.
+const STATE_MAX: Duration = Duration::from_secs(120);
 /// How long a command may take that has no reason to wait.
 const COMMAND_MAX: Duration = Duration::from_secs(120);
 /// The lane's port, between namespaces.
@@ -670,6 +672,22 @@ impl Pair {
             Route::Link(_) => None,
             Route::Gap(gap) => Some(gap),
         }
+    }
+
+    /// Waits until a release of `main` is in a state; why it is.
+    ///
+    /// # Panics
+    /// If it does not come to that.
+    pub fn wait_state(&self, number: u64, state: ReleaseState) -> String {
+        let mut last = String::new();
+        wait_for(&format!("release {number} is {state:?}"), STATE_MAX, || {
+            let release = self.high_status()?.release("main", number).cloned();
+            last = format!("{release:?}");
+            Ok(release.filter(|release| release.state == state))
+        })
+        .unwrap_or_else(|error| panic!("{error:#}; it was {last}"))
+        .reason
+        .unwrap_or_default()
     }
 
     /// Waits until the mirrors serve release `number` of `main`. Fails at once when a daemon ends or the release is

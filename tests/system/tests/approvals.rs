@@ -29,19 +29,6 @@ fn release(pair: &Pair, file: &str, octets: usize) {
     pair.low.ok(&["release"]).unwrap();
 }
 
-/// Waits until a release of the channel main is in a state, and says why it is.
-fn wait_state(pair: &Pair, number: u64, state: ReleaseState) -> String {
-    let mut last = String::new();
-    wait_for(&format!("release {number} is {state:?}"), 2 * MINUTE, || {
-        let status = pair.high_status()?;
-        let releases = status.channel("main").map(|channel| channel.releases.clone()).unwrap_or_default();
-        last = format!("{releases:?}");
-        let found = releases.into_iter().find(|release| release.number == number && release.state == state);
-        Ok(found.map(|release| release.reason.unwrap_or_default()))
-    })
-    .unwrap_or_else(|error| panic!("{error:#}; it was {last}"))
-}
-
 /// What the mirror serves, by path.
 fn served(pair: &Pair) -> BTreeMap<String, String> {
     pair.mirror().unwrap().sums().unwrap_or_default()
@@ -119,7 +106,7 @@ fn two_people_approve_what_is_published() {
     pair.start().unwrap();
 
     release(&pair, "one", 300_000);
-    let why = wait_state(&pair, 1, ReleaseState::Held);
+    let why = pair.wait_state(1, ReleaseState::Held);
     assert!(why.contains("it waits for two different approvers"), "{why}");
     assert!(pair.high_status().unwrap().alarm("release-held").is_some());
     assert!(served(&pair).is_empty());
@@ -154,37 +141,37 @@ fn two_people_approve_what_is_published() {
     // What was said holds over a kill.
     pair.high.kill_9().unwrap();
     pair.high.start().unwrap();
-    let why = wait_state(&pair, 1, ReleaseState::Held);
+    let why = pair.wait_state(1, ReleaseState::Held);
     assert!(why.contains("approved so far by alice"), "{why}");
     let second = bob.offline(&pair, &["approve"], &request);
     let said = hand_in(&pair, "approve", &second).ok().unwrap();
     assert_eq!(said, "release main 1 is approved by alice, bob; it is published now\n");
-    wait_state(&pair, 1, ReleaseState::Published);
+    pair.wait_state(1, ReleaseState::Published);
     let before = served(&pair);
     assert_eq!(before.keys().collect::<Vec<_>>(), ["one"]);
 
     // One rejection outweighs any approval, and a text from before does not bring it back.
     release(&pair, "two", 200_000);
-    wait_state(&pair, 2, ReleaseState::Held);
+    pair.wait_state(2, ReleaseState::Held);
     let request = pair.high.ok(&["held", "--request", "2"]).unwrap();
     let early = alice.offline(&pair, &["approve"], &request);
     std::thread::sleep(Duration::from_millis(1100));
     let no = alice.decide(&pair, &["reject", "2", "--why", "two is not reviewed"]).ok().unwrap();
     assert!(no.contains("release main 2 is rejected by alice"), "{no}");
-    let why = wait_state(&pair, 2, ReleaseState::Refused);
+    let why = pair.wait_state(2, ReleaseState::Refused);
     assert_eq!(why, "alice rejects it: two is not reviewed");
     hand_in(&pair, "approve", &early).ok().unwrap();
     hand_in(&pair, "approve", &bob.offline(&pair, &["approve"], &request)).ok().unwrap();
-    assert_eq!(wait_state(&pair, 2, ReleaseState::Refused), why);
+    assert_eq!(pair.wait_state(2, ReleaseState::Refused), why);
     assert_eq!(served(&pair), before);
 
     // A newer release takes its place, and this time the browser is where it is handed in.
     release(&pair, "three", 100_000);
-    wait_state(&pair, 3, ReleaseState::Held);
+    pair.wait_state(3, ReleaseState::Held);
     alice.decide(&pair, &["approve", "3"]).ok().unwrap();
     let request = pair.high.ok(&["held", "--request", "3"]).unwrap();
     in_the_browser(&pair, &bob.offline(&pair, &["approve"], &request));
-    wait_state(&pair, 3, ReleaseState::Published);
+    pair.wait_state(3, ReleaseState::Published);
     assert_eq!(served(&pair).keys().collect::<Vec<_>>(), ["one", "three", "two"]);
     assert!(pair.high.ok(&["held"]).unwrap().contains("nothing waits"));
 }
@@ -247,12 +234,12 @@ fn what_no_rule_allows_holds_the_release_by_name() {
     rules(&pair, "");
     pair.start().unwrap();
     release(&pair, "one", 200_000);
-    wait_state(&pair, 1, ReleaseState::Published);
+    pair.wait_state(1, ReleaseState::Published);
     let before = served(&pair);
     assert_eq!(before.len(), 1);
 
     release(&pair, "large", 300_000);
-    let why = wait_state(&pair, 2, ReleaseState::Refused);
+    let why = pair.wait_state(2, ReleaseState::Refused);
     let expected = "file large: no rule of the policy allows it, and its default is \"deny\"; rule \"small-files\" would, but it has";
     assert!(why.starts_with(expected) && why.contains("bytes_max is "), "{why}");
     assert_eq!(served(&pair), before);
@@ -261,7 +248,7 @@ fn what_no_rule_allows_holds_the_release_by_name() {
     refused(&none, "release main is not held; none is");
     pair.low.ok(&["withdraw", "file large"]).unwrap();
     release(&pair, "secret.txt", 10);
-    let why = wait_state(&pair, 3, ReleaseState::Refused);
+    let why = pair.wait_state(3, ReleaseState::Refused);
     assert_eq!(why, "file secret.txt: rule \"no-secrets\" of the policy denies it");
     pair.low.ok(&["withdraw", "file secret.txt"]).unwrap();
     assert_eq!(served(&pair), before);
@@ -282,7 +269,7 @@ fn what_no_rule_allows_holds_the_release_by_name() {
         .unwrap();
     pair.low.ok(&provider.submit_arguments()).unwrap();
     pair.low.ok(&["release"]).unwrap();
-    wait_state(&pair, 4, ReleaseState::Refused);
+    pair.wait_state(4, ReleaseState::Refused);
     let providers = |signer: &str, platforms: &str| {
         format!(
             "[[rule]]\nname = 'acme'\nthen = 'allow'\nkinds = ['provider']\nnames = ['registry.example.com/acme/*']\n\
@@ -294,7 +281,7 @@ fn what_no_rule_allows_holds_the_release_by_name() {
         rules(pair, rule);
         pair.high.stop().unwrap();
         pair.high.start().unwrap();
-        wait_state(pair, 4, state)
+        pair.wait_state(4, state)
     };
     let why = say(&mut pair, &providers(&"0".repeat(40), &both), ReleaseState::Refused);
     let signer = why.split("it is signed by ").nth(1).unwrap().split(',').next().unwrap().to_owned();

@@ -91,18 +91,6 @@ fn submit(pair: &Pair, file: &str, content: &[u8]) {
     pair.low.ok(&["submit", "files", &dir.join(file).display().to_string()]).unwrap();
 }
 
-fn wait_state(pair: &Pair, number: u64, state: ReleaseState) -> String {
-    let mut last = String::new();
-    wait_for(&format!("release {number} is {state:?}"), 2 * MINUTE, || {
-        let status = pair.high_status()?;
-        let releases = status.channel("main").map(|channel| channel.releases.clone()).unwrap_or_default();
-        last = format!("{releases:?}");
-        let found = releases.into_iter().find(|release| release.number == number && release.state == state);
-        Ok(found.map(|release| release.reason.unwrap_or_default()))
-    })
-    .unwrap_or_else(|error| panic!("{error:#}; it was {last}"))
-}
-
 fn scan(pair: &Pair, more: &str) {
     let table: toml::Table = more.parse().unwrap();
     pair.high.set(&["scan"], table).unwrap();
@@ -119,7 +107,7 @@ fn what_clamd_finds_in_a_package_holds_the_release() {
     pair.start().unwrap();
     submit(&pair, "good", &tree::octets(&mut Prng::new(1), 100_000));
     pair.low.ok(&["release"]).unwrap();
-    wait_state(&pair, 1, ReleaseState::Published);
+    pair.wait_state(1, ReleaseState::Published);
     let before = pair.mirror().unwrap().sums().unwrap();
     assert_eq!(before.len(), 1);
 
@@ -129,7 +117,7 @@ fn what_clamd_finds_in_a_package_holds_the_release() {
     let deb = deb::deb(&debs, "evil-tool", "1.0-1", "all", "", "xz").unwrap().display().to_string();
     pair.low.ok(&["submit", "packages", &deb, "--suite", "demo"]).unwrap();
     pair.low.ok(&["release"]).unwrap();
-    let why = wait_state(&pair, 2, ReleaseState::Refused);
+    let why = pair.wait_state(2, ReleaseState::Refused);
     assert!(
         why.contains("package demo/main evil-tool 1.0-1")
             && why.contains("usr/share/evil/x: Test.Evil.UNOFFICIAL"),
@@ -142,7 +130,7 @@ fn what_clamd_finds_in_a_package_holds_the_release() {
     // What is too large to be seen whole is not clean.
     submit(&pair, "large", &tree::octets(&mut Prng::new(2), 1_200_000));
     pair.low.ok(&["release"]).unwrap();
-    let why = wait_state(&pair, 3, ReleaseState::Refused);
+    let why = pair.wait_state(3, ReleaseState::Refused);
     assert!(why.contains("file large: it has more than 1000000 octets"), "{why}");
     pair.low.ok(&["withdraw", "file large"]).unwrap();
 
@@ -150,12 +138,12 @@ fn what_clamd_finds_in_a_package_holds_the_release() {
     clamd.stop();
     submit(&pair, "later", b"later");
     pair.low.ok(&["release"]).unwrap();
-    let why = wait_state(&pair, 4, ReleaseState::Unscanned);
+    let why = pair.wait_state(4, ReleaseState::Unscanned);
     assert!(why.contains("clamd does not answer at"), "{why}");
     assert!(pair.high_status().unwrap().alarm("release-unscanned").is_some());
     assert_eq!(pair.mirror().unwrap().sums().unwrap(), before);
     clamd.start_again();
-    wait_state(&pair, 4, ReleaseState::Published);
+    pair.wait_state(4, ReleaseState::Published);
     assert_eq!(pair.mirror().unwrap().sums().unwrap().len(), 2);
 }
 
@@ -171,10 +159,10 @@ fn another_scanner_is_a_program() {
     pair.start().unwrap();
     submit(&pair, "good", b"good");
     pair.low.ok(&["release"]).unwrap();
-    wait_state(&pair, 1, ReleaseState::Published);
+    pair.wait_state(1, ReleaseState::Published);
     submit(&pair, "bad", EVIL.as_bytes());
     pair.low.ok(&["release"]).unwrap();
-    let why = wait_state(&pair, 2, ReleaseState::Refused);
+    let why = pair.wait_state(2, ReleaseState::Refused);
     assert!(why.contains("file bad: Evil in file bad"), "{why}");
     assert_eq!(pair.mirror().unwrap().sums().unwrap().len(), 1);
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::post::Post;
 use super::watch::{Event, Record, path};
+use crate::service::rest;
 
 /// How often it is looked whether there is something.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -125,7 +126,7 @@ impl Deliverer {
             }
             waiting.retain(|event| event.seq > state.taken);
             let Some(event) = waiting.first().filter(|_| Instant::now() >= due) else {
-                std::thread::sleep(INTERVAL);
+                rest(INTERVAL, stop);
                 continue;
             };
             // How far it was may have been forgotten.
