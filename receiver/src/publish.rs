@@ -221,6 +221,7 @@ fn open(shared: Arc<PublishShared>, mut input: PublishInput) -> anyhow::Result<P
         to_rescan: Vec::new(),
         doubted: HashSet::new(),
         is_restoring: true,
+        is_inbox_stale: true,
         unnamed: BTreeMap::new(),
         retention: Retention::new(std::mem::take(&mut input.keep)),
         served: Vec::new(),
@@ -259,6 +260,8 @@ struct Publisher {
     doubted: HashSet<BlockId>,
     /// Whether those from before the start are not all looked for.
     is_restoring: bool,
+    /// Whether the inbox has to be judged: what came before the start may have been told to nobody.
+    is_inbox_stale: bool,
     /// Indexes that no accepted metadata names, and when they were first seen, milliseconds since 1970.
     unnamed: BTreeMap<ObjectId, u64>,
     retention: Retention,
@@ -360,7 +363,11 @@ impl Publisher {
             && let Some(skew_ms) = self.clocks.acknowledge()?
         {
             tracing::warn!(skew_ms, "an operator has acknowledged the difference of the clocks");
+            self.is_inbox_stale = true;
+        }
+        if self.is_inbox_stale {
             self.judge_inbox()?;
+            self.is_inbox_stale = false;
         }
         self.rescan_some();
         self.measure_space()?;
@@ -387,7 +394,10 @@ impl Publisher {
 
     fn take(&mut self, notice: Notice) -> anyhow::Result<()> {
         match notice {
-            Notice::Object => self.judge_inbox(),
+            Notice::Object => {
+                self.is_inbox_stale = true;
+                Ok(())
+            }
             Notice::Held(blocks) => {
                 self.take_blocks(&blocks);
                 Ok(())
@@ -453,7 +463,8 @@ impl Publisher {
             }
         }
         self.shared.view.lock().unwrap_or_else(PoisonError::into_inner).beacon = Some((beacon, clock_ms()));
-        self.judge_inbox()
+        self.is_inbox_stale = true;
+        Ok(())
     }
 
     /// The newest release of a channel that was accepted.

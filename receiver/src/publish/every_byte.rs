@@ -475,6 +475,19 @@ fn of_the_inbox() {
     println!("{cases} changed files of the inbox, none accepted");
 }
 
+/// A kill between the metadata and the index that it names; what came over no lane is told to nobody again.
+#[test]
+fn what_lies_in_the_inbox_is_judged_at_the_start() {
+    let world = World::new("inbox-at-start");
+    let mut high = world.start().unwrap();
+    high.take(ObjectId::Trust, &world.trust_octets);
+    high.inbox.put(ObjectId::Index(Blake3::of(&world.index_octets).tag()), &world.index_octets).unwrap();
+    drop(high);
+    let mut high = world.start().unwrap();
+    high.publisher.turn().unwrap();
+    assert_eq!(high.publisher.newest(&Channel::main()), Some(ReleaseNo(NUMBER)));
+}
+
 /// Every block is journalled and every blob was checked, and then the power went.
 fn stopped_before_publication(world: &World) {
     world.forget();
