@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use diodesync::pack::{PackError, fact};
+use diodesync::pack::PackError;
+use diodesync_control::secret;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType, SerialNumber,
@@ -280,7 +281,7 @@ pub struct Loaded {
 /// A key that others can read or that belongs to another certificate, a certificate for other names than `hosts`, a file
 /// that holds something else; each names the file and what to do. Dates are the caller's to judge: see [`Loaded::dates`].
 pub fn load(chain_path: &Path, key_path: &Path, hosts: &[String], now_s: u64) -> Result<Loaded, CertError> {
-    fact::check_private(key_path)?;
+    secret::check(key_path)?;
     let read = |path: &Path| std::fs::read(path).map_err(PackError::io("read", path));
     let pem_error = |path: &Path, expected| {
         let path = path.to_owned();
@@ -425,6 +426,8 @@ fn der_time(tag: u8, content: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use diodesync::pack::fact;
+
     use super::*;
     use crate::serve::testing::TempDir;
 

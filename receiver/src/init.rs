@@ -16,12 +16,12 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use diodesync::audit::Event;
+use diodesync::audit::{Event, Side};
 use diodesync::link::{Paired, PairingSecret, ReceiverKey};
 use diodesync::pack::fact;
 use diodesync::pairing::{Pairing, fingerprint};
 use diodesync::trust::TrustState;
-use diodesync_control::clock_s;
+use diodesync_control::{clock_s, secret};
 
 use crate::audit;
 use crate::certs::{self, CertificateAndKey};
@@ -87,17 +87,17 @@ pub fn renew_certificate(dir: &Path, hosts: &[String], now_s: u64) -> anyhow::Re
     if certs::expires_s(&read("server.pem")?)? > now_s + RENEW_DAYS * 86_400 {
         return Ok(false);
     }
-    fact::check_private(&dir.join("keys/site/ca.key"))?;
-    let ca = CertificateAndKey { certificate_pem: read("ca.pem")?, key_pem: read("keys/site/ca.key")? };
+    let key = secret::find(Side::Receiver, &dir.join("keys/site/ca.key"));
+    secret::check(&key)?;
+    let key_pem = std::fs::read_to_string(&key).with_context(|| format!("cannot read {}", key.display()))?;
+    let ca = CertificateAndKey { certificate_pem: read("ca.pem")?, key_pem };
     write_server_certificate(dir, &certs::make_server_certificate(&ca, hosts, now_s)?)?;
     Ok(true)
 }
 
-/// Reads a key of 32 octets, refusing a file that others can read.
+/// Reads a key of the receiver's.
 pub fn read_key(path: &Path) -> anyhow::Result<[u8; 32]> {
-    fact::check_private(path)?;
-    let seed = fact::read(path)?.with_context(|| format!("the key {} is missing", path.display()))?;
-    seed.try_into().map_err(|_| anyhow::anyhow!("{} is not a key of 32 octets", path.display()))
+    secret::read_key(Side::Receiver, path)
 }
 
 fn receiver_key(dir: &Path) -> anyhow::Result<ReceiverKey> {
@@ -156,8 +156,8 @@ pub fn load_pairing(dir: &Path) -> anyhow::Result<(Paired, TrustState)> {
 }
 
 fn open_pairing(dir: &Path, text: &[u8]) -> anyhow::Result<(Paired, TrustState)> {
-    let secret = dir.join("keys/pairing.key");
-    if !secret.exists() {
+    let pairing_key = dir.join("keys/pairing.key");
+    if !secret::find(Side::Receiver, &pairing_key).exists() {
         return Ok(Pairing::open(text, receiver_key(dir)?)?);
     }
     // The key to which the pairing file was sealed may be gone.
@@ -166,5 +166,5 @@ fn open_pairing(dir: &Path, text: &[u8]) -> anyhow::Result<(Paired, TrustState)>
     if next.exists() {
         keys.push(ReceiverKey::from_seed(&read_key(&next)?));
     }
-    Ok(Pairing::reopen(text, PairingSecret(read_key(&secret)?), keys)?)
+    Ok(Pairing::reopen(text, PairingSecret(read_key(&pairing_key)?), keys)?)
 }

@@ -18,12 +18,13 @@ mod config;
 mod unpack;
 mod zstd;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use diodesync::id::{Blake3, Sha256};
@@ -71,6 +72,8 @@ pub struct Scanner {
     pub limits: Limits,
     /// Whether a release may be published of which something is unscanned.
     pub allows_unscanned: bool,
+    /// For how long it holds what was found out of a release that waits for its approvers.
+    pub valid: Duration,
 }
 
 impl Scanner {
@@ -170,6 +173,14 @@ struct State {
     /// Why it waits.
     waits: Option<String>,
     outcome: Option<Outcome>,
+    /// When it was over.
+    ended: Option<Instant>,
+}
+
+impl State {
+    fn end(&mut self, outcome: Outcome) {
+        (self.outcome, self.waits, self.ended) = (Some(outcome), None, Some(Instant::now()));
+    }
 }
 
 /// How far a scan is, for people.
@@ -229,6 +240,11 @@ impl Scan {
         }
     }
 
+    /// How long ago it was over.
+    pub fn age(&self) -> Option<Duration> {
+        lock(&self.state).ended.map(|ended| ended.elapsed())
+    }
+
     /// What came of it, once it is over.
     pub fn outcome(&self) -> Option<Outcome> {
         lock(&self.state).outcome.clone()
@@ -251,16 +267,14 @@ impl Work {
             let mut outcome = Outcome::default();
             match self.scan(&mut outcome) {
                 Ok(()) => {
-                    let mut state = lock(&self.state);
-                    state.waits = None;
-                    state.outcome = Some(outcome);
+                    lock(&self.state).end(outcome);
                     return;
                 }
                 Err(_) if self.stop.load(Ordering::Relaxed) => return,
                 Err(Down(why)) if self.scanner.allows_unscanned => {
                     // What was found before stays found.
                     outcome.add("the release", Verdict::Unscanned(why));
-                    lock(&self.state).outcome = Some(outcome);
+                    lock(&self.state).end(outcome);
                     return;
                 }
                 Err(Down(why)) => {
@@ -309,20 +323,21 @@ impl Work {
         }
         if let Some(clamd) = &self.scanner.clamd {
             let limits = self.scanner.limits;
+            let files = Cell::new(0);
             let mut visit = |path: &str, file: &mut dyn Read| -> io::Result<Verdict> {
                 if self.stop.load(Ordering::Relaxed) {
                     return Err(io::Error::other(Down("it is to stop".to_owned())));
                 }
-                outcome.files += 1;
+                files.set(files.get() + 1);
                 clamd.scan(file, limits.file_bytes_max).map_err(|error| match error.downcast::<Down>() {
                     Ok(down) => io::Error::other(down),
                     Err(error) => io::Error::other(format!("{path}: {error:#}")),
                 })
             };
-            let mut remarks = Vec::new();
-            let mut unpacker = Unpacker::new(limits, blob.bytes, &mut visit, &mut remarks);
-            let result = unpacker.look(name, &mut content, blob.bytes);
-            remarks.into_iter().for_each(|(place, verdict)| outcome.add(&place, verdict));
+            let mut tell = |place: &str, verdict| outcome.add(place, verdict);
+            let result =
+                Unpacker::new(limits, blob.bytes, &mut visit, &mut tell).look(name, &mut content, blob.bytes);
+            outcome.files += files.get();
             result.map_err(|error| match error.downcast::<Down>() {
                 Ok(down) => down,
                 Err(error) => Down(error.to_string()),

@@ -14,13 +14,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use diodesync::audit::Event;
+use diodesync::audit::{Event, Side};
 use diodesync::id::{Blake3, LinkId};
 use diodesync::link::{LinkKey, PairingSecret, ReceiverPublic, seal_pairing_secret};
 use diodesync::pack::fact;
 use diodesync::pairing::{Pairing, fingerprint};
 use diodesync::trust::{RoleKey, RoleKeys};
-use diodesync_control::clock_s;
+use diodesync_control::{clock_s, secret};
 use serde::{Deserialize, Serialize};
 
 use crate::audit;
@@ -65,9 +65,7 @@ impl Keys {
 }
 
 pub(crate) fn read_key(path: &Path) -> anyhow::Result<[u8; 32]> {
-    fact::check_private(path)?;
-    let content = fact::read(path)?.with_context(|| format!("the key {} is missing", path.display()))?;
-    content.try_into().map_err(|_| anyhow::anyhow!("{} is not a key of 32 octets", path.display()))
+    secret::read_key(Side::Sender, path)
 }
 
 /// Makes a sender for the receiver whose public key is in `receiver`.

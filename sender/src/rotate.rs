@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
 use anyhow::{Context, bail};
-use diodesync::audit::Event;
+use diodesync::audit::{Event, Side};
 use diodesync::pack::fact;
 use diodesync::trust::{RoleKey, RoleKeys, follow};
-use diodesync_control::{Client, DirLock, clock_s};
+use diodesync_control::{Client, DirLock, clock_s, secret};
 
 use crate::audit;
 use crate::config::Config;
@@ -90,7 +90,7 @@ fn next(path: &Path) -> PathBuf {
 /// The key that a root names for a role, from `path` or from what a rotation left beside it.
 fn find(path: &Path, root: &[u8], role: &str) -> anyhow::Result<RoleKey> {
     for path in [path.to_owned(), next(path)] {
-        if path.exists() {
+        if secret::find(Side::Sender, &path).exists() {
             let key = RoleKey::from_seed(&read_key(&path)?);
             if key.is_named_by(root, role) {
                 return Ok(key);

@@ -80,8 +80,12 @@ impl Constraints {
     /// Whether a version is one of those that are meant.
     pub fn take(&self, version: &Version) -> bool {
         let is_named = |it: &Constraint| it.operator == Operator::Equal && !it.pre.is_empty();
-        (!version.is_pre_release() || self.0.iter().any(is_named))
-            && self.0.iter().all(|it| it.takes(version))
+        (!version.is_pre_release() || self.0.iter().any(is_named)) && self.hold(version)
+    }
+
+    /// The same by order alone: a pre-release counts as what lies before its release.
+    pub fn hold(&self, version: &Version) -> bool {
+        self.0.iter().all(|it| it.takes(version))
     }
 }
 

@@ -5,7 +5,8 @@
 //! which the operator must write down.
 //!
 //! Where an artifact has several platforms or signers, a rule that allows must name all of them, and a rule that denies
-//! one of them: what is allowed was thought of whole.
+//! one of them: what is allowed was thought of whole. For the same reason a rule about versions allows what is certainly
+//! one of them, and denies what may be one: a tag that is no version, a pre-release of a version in the range.
 
 use std::fmt;
 use std::str::FromStr;
@@ -142,17 +143,25 @@ fn parse_debian(text: &str) -> Option<Vec<(Comparison, String)>> {
 }
 
 impl Versions {
-    fn take(&self, name: &ArtifactName) -> bool {
-        let take = |version: &Version| self.constraints.as_ref().is_ok_and(|it| it.take(version));
+    /// Whether a rule is for this version.
+    fn take(&self, name: &ArtifactName, action: Action) -> bool {
+        let if_unknown = action == Action::Deny;
+        let take = |version: &Version| match (&self.constraints, action) {
+            (Ok(constraints), Action::Allow) => constraints.take(version),
+            (Ok(constraints), Action::Deny) => constraints.hold(version),
+            (Err(_), _) => if_unknown,
+        };
         match name {
             ArtifactName::Provider(_, version) | ArtifactName::Module(_, version) => take(version),
             ArtifactName::Image(_, tag) => {
                 let tag = tag.as_str();
-                tag.strip_prefix('v').unwrap_or(tag).parse().is_ok_and(|version| take(&version))
+                tag.strip_prefix('v').unwrap_or(tag).parse().map_or(if_unknown, |version| take(&version))
             }
             ArtifactName::Package(name) => {
-                self.debian.as_ref().is_some_and(|parts| parts.iter().all(|part| holds(part, &name.version)))
+                let debian = self.debian.as_ref();
+                debian.map_or(if_unknown, |parts| parts.iter().all(|part| holds(part, &name.version)))
             }
+            // A file has no version at all.
             ArtifactName::File(_) => false,
         }
     }
@@ -333,7 +342,7 @@ impl Rule {
         check(self.names(seen), &|| {
             format!("the name {} is not among {}", subject(seen.name), list(&self.names))
         });
-        check(self.versions.as_ref().is_none_or(|versions| versions.take(seen.name)), &|| {
+        check(self.versions.as_ref().is_none_or(|versions| versions.take(seen.name, self.action)), &|| {
             format!("its version is not {}", self.versions.as_ref().map_or("", |versions| &versions.text))
         });
         let platforms = |platform: &String| self.platforms.iter().any(|pattern| matches(pattern, platform));

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
+use diodesync::audit::Side;
 use diodesync::pack::fact;
+use diodesync_control::secret;
 use pgp::composed::{
     ArmorOptions, CleartextSignedMessage, Deserializable, DetachedSignature, KeyType, SecretKeyParamsBuilder,
     SignedPublicKey, SignedSecretKey,
@@ -61,7 +63,7 @@ impl Signer {
     /// A file that others can read, or that is no secret key without a passphrase; a key of which no part may sign, or
     /// that has expired.
     pub fn open(dir: &Path, configured: Option<&Path>, host: &str, now_s: u64) -> anyhow::Result<Self> {
-        let own = dir.join("keys/site/apt.key");
+        let own = secret::find(Side::Receiver, &dir.join("keys/site/apt.key"));
         if configured.is_none() && !own.exists() {
             let signer = Self::generate(host, now_s)?;
             let armored = signer.key.to_armored_string(ArmorOptions::default())?;
@@ -71,7 +73,7 @@ impl Signer {
         let path = configured.unwrap_or(&own);
         let what =
             || format!("{} is not an ASCII-armored OpenPGP secret key without a passphrase", path.display());
-        fact::check_private(path)?;
+        secret::check(path)?;
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let (key, _) = SignedSecretKey::from_string(&text).with_context(what)?;

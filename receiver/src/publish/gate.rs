@@ -5,7 +5,8 @@
 //! ```
 //!
 //! What the policy denies is refused, by name and rule; so is what a scanner finds. What lacks an approver is held, and goes
-//! on by itself when the last one has spoken; then proofs and policy are checked once more, since it may have waited for weeks.
+//! on by itself when the last one has spoken; then scanners, proofs and policy look once more, since it may have waited for
+//! weeks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -238,6 +239,13 @@ impl Publisher {
                 Ok(false)
             }
         }
+    }
+
+    /// Whether a release has waited so long since it was scanned that it must be scanned once more.
+    pub(super) fn is_scan_old(&self, index: &Index) -> bool {
+        let age = self.scans.get(&index.channel).and_then(|(_, scan)| scan.age());
+        let valid = self.input.gate.scanner.as_ref().map(|scanner| scanner.valid);
+        age.zip(valid).is_some_and(|(age, valid)| age > valid)
     }
 
     /// Takes what approvers have signed.

@@ -52,9 +52,12 @@ fn check_image(index: &Index, packs: &PackStore, image: &Image) -> anyhow::Resul
                 octets.with_context(|| format!("configuration {} is larger than any", config.digest))?;
             let platform: ImagePlatform = serde_json::from_slice(&octets)
                 .with_context(|| format!("configuration {} is none", config.digest))?;
-            // Signatures and attestations have configurations of the same type that are for no machine.
+            // Signatures and attestations have configurations of the same type that are for no machine. What has a
+            // file system can be run, whatever its configuration keeps to itself.
             if !matches!(platform.os.as_str(), "" | UNKNOWN) {
                 platforms.insert(platform.to_string());
+            } else if manifest.blobs.iter().any(|blob| is_layer(&blob.media_type)) {
+                platforms.insert(format!("{UNKNOWN}/{UNKNOWN}"));
             }
         }
     }
@@ -63,6 +66,13 @@ fn check_image(index: &Index, packs: &PackStore, image: &Image) -> anyhow::Resul
 
 /// What BuildKit calls the platform of an attestation.
 const UNKNOWN: &str = "unknown";
+/// Whether it is the media type of a part of a file system (same sources as below).
+fn is_layer(media_type: &str) -> bool {
+    ["application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs."]
+        .iter()
+        .any(|layer| media_type.starts_with(layer))
+}
+
 /// The media types of configurations that say a platform (OCI image specification, Docker image manifest version 2).
 const CONFIG_TYPES: [&str; 2] =
     ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
@@ -76,6 +86,31 @@ mod tests {
 
     use super::*;
     use crate::serve::testing::{Release, TempDir};
+
+    #[test]
+    fn what_can_be_run_is_for_some_platform() {
+        const CONFIG: &str = CONFIG_TYPES[0];
+        let platforms = |config: &serde_json::Value, layer_type: &str| {
+            let dir = TempDir::new("image-platforms");
+            let packs = PackStore::open(dir.path()).unwrap();
+            let descriptor = |media_type: &str, octets: &[u8]| json!({ "mediaType": media_type, "digest": format!("sha256:{}", Sha256::of(octets)), "size": octets.len() });
+            let config = config.to_string().into_bytes();
+            let manifest = json!({ "schemaVersion": 2, "config": descriptor(CONFIG, &config), "layers": [descriptor(layer_type, b"layer")] });
+            let mut release = Release::new("main", 1);
+            release.image("ghcr.io/a/b", "x", &[manifest.to_string().as_bytes()], &[&config, b"layer"]);
+            let mut found = Found::default();
+            check(&release.publish(&packs), &packs, &mut found).unwrap();
+            found.platforms.into_values().next().unwrap().join(", ")
+        };
+        let layer = "application/vnd.oci.image.layer.v1.tar+gzip";
+        assert_eq!(platforms(&json!({ "os": "linux", "architecture": "amd64" }), layer), "linux/amd64");
+        assert_eq!(platforms(&json!({}), layer), "unknown/unknown");
+        assert_eq!(platforms(&json!({ "os": "unknown", "architecture": "x" }), layer), "unknown/unknown");
+        let docker = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+        assert_eq!(platforms(&json!({ "os": "" }), docker), "unknown/unknown");
+        // An attestation is for no machine.
+        assert_eq!(platforms(&json!({ "os": "unknown" }), "application/vnd.in-toto+json"), "");
+    }
 
     #[test]
     fn an_index_that_lies_of_an_image() {

@@ -78,6 +78,11 @@ impl Publisher {
             if !self.is_scanned(&index)? || !self.is_approved(&channel)? {
                 continue;
             }
+            // What scanners know now they may not have known when it began to wait.
+            if self.is_scan_old(&index) {
+                self.scans.remove(&channel);
+                continue;
+            }
             if let Some(site) = passed.or_else(|| self.pass_or_refuse(&index)) {
                 self.switch(&index, site)?;
             }

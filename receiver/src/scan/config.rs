@@ -8,6 +8,9 @@ use super::unpack::Limits;
 use super::{Clamd, Command, Scanner};
 use crate::config::{bytes, duration};
 
+/// Less would have ended before a release can be published.
+const VALID_MIN: Duration = Duration::from_secs(1);
+
 /// `[scan]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,6 +21,9 @@ pub struct ScanConfig {
     command: Option<Vec<String>>,
     /// What it means that something was not scanned.
     unscanned: Unscanned,
+    /// Time after which a release that has waited for approvers is scanned once more.
+    #[serde(default = "default_valid", deserialize_with = "duration")]
+    valid: Duration,
     /// Time for one file.
     #[serde(default = "default_timeout", deserialize_with = "duration")]
     timeout: Duration,
@@ -47,6 +53,10 @@ enum Unscanned {
 
 fn default_timeout() -> Duration {
     Duration::from_secs(300)
+}
+
+fn default_valid() -> Duration {
+    Duration::from_secs(86_400)
 }
 
 /// What clamd takes at most unless its `StreamMaxLength` is set.
@@ -83,6 +93,9 @@ impl ScanConfig {
         if clamd.is_none() && command.is_none() {
             anyhow::bail!("scan: expected clamd or command, found neither");
         }
+        if self.valid < VALID_MIN {
+            anyhow::bail!("scan: valid is {:?}, expected {VALID_MIN:?} at least", self.valid);
+        }
         Ok(Scanner {
             clamd: clamd.transpose().map_err(named)?,
             command: command.transpose().map_err(named)?,
@@ -94,6 +107,7 @@ impl ScanConfig {
                 depth_max: self.depth_max,
             },
             allows_unscanned: self.unscanned == Unscanned::Allow,
+            valid: self.valid,
         })
     }
 }
@@ -118,6 +132,7 @@ mod tests {
             ("clamd = 'here'\nunscanned = 'deny'\n", "clamd's socket like"),
             ("command = ['scan']\nunscanned = 'deny'\n", "absolute path"),
             ("clamd = '/x'\nunscanned = 'deny'\nsizes = 1\n", "unknown field `sizes`"),
+            ("clamd = '/x'\nunscanned = 'deny'\nvalid = '0s'\n", "expected 1s at least"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(expected), "{error}");

@@ -31,7 +31,8 @@ fn look(limits: Limits, content: &[u8]) -> (Vec<String>, Vec<(String, Verdict)>)
         })
     };
     let bytes = content.len() as u64;
-    let mut unpacker = Unpacker::new(limits, bytes, &mut visit, &mut remarks);
+    let mut tell = |place: &str, verdict| remarks.push((place.to_owned(), verdict));
+    let mut unpacker = Unpacker::new(limits, bytes, &mut visit, &mut tell);
     unpacker.look("it", &mut Cursor::new(content), bytes).unwrap();
     (shown, remarks)
 }
@@ -144,6 +145,31 @@ fn what_cannot_be_seen_whole_is_never_clean() {
     let few = Limits { entries_max: 2, ..limits() };
     let three = tar(&[("a", b"1"), ("b", b"2"), ("c", b"3")]);
     assert_eq!(unscanned(few, &three), "it: it has more than 2 files, the limit");
+    // What a tar says of its next entry is not read by whatever length it claims, and is looked at, too.
+    let header = |kind, content: &[u8]| {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_entry_type(kind);
+        header.set_cksum();
+        builder.append(&header, content).unwrap();
+        gz(&[
+            builder.into_inner().unwrap()[..].split_at(512 + content.len().next_multiple_of(512)).0,
+            &tar(&[("b", b"EVIL")]),
+        ]
+        .concat())
+    };
+    for kind in [tar::EntryType::GNULongName, tar::EntryType::XHeader, tar::EntryType::XGlobalHeader] {
+        let error = unscanned(Limits { ratio_max: 5000, ..limits() }, &header(kind, &vec![b'a'; 2 << 20]));
+        assert!(error.contains("has 2097152 octets, expected at most 1048576"), "{error}");
+    }
+    assert_eq!(found(&header(tar::EntryType::GNULongName, b"a/long/name\0")), ["it » a/long/name"]);
+    assert_eq!(found(&header(tar::EntryType::XHeader, b"15 path=a/long\n")), ["it » a/long"]);
+    assert_eq!(found(&header(tar::EntryType::GNULongName, b"EVIL\0")), ["it » a header", "it » EVIL"]);
+    let error = unscanned(limits(), &header(tar::EntryType::XHeader, b"9 size=1\n"));
+    assert!(error.contains("a pax header gives a size"), "{error}");
+    let error = unscanned(limits(), &header(tar::EntryType::GNUSparse, b"x"));
+    assert!(error.contains("a sparse file"), "{error}");
     let deep = (0..8).fold(b"x".to_vec(), |inner, _| gz(&inner));
     assert_eq!(unscanned(limits(), &deep), "it: archives lie deeper in each other than 7");
     let bomb = gz(&vec![0; 40 << 20]);

@@ -26,6 +26,8 @@ const ZIP_BYTES_MAX: u64 = 64 << 20;
 const ZIP_DIRECTORY_BYTES_MAX: u64 = 64 << 20;
 /// What may be unpacked whatever the size of an archive is.
 const UNPACKED_BYTES_FREE: u64 = 16 << 20;
+/// Octets of what a tar says of its next entry.
+const TAR_HEADER_BYTES_MAX: u64 = 1 << 20;
 /// Octets of a header in an `ar` archive.
 const AR_HEADER_BYTES: usize = 60;
 
@@ -47,13 +49,18 @@ pub struct Limits {
 /// What a file is shown to.
 pub type Visit<'a> = &'a mut dyn FnMut(&str, &mut dyn Read) -> io::Result<Verdict>;
 
+/// Who is told what is not clean: the place, and what was found there.
+pub type Tell<'a> = &'a mut dyn FnMut(&str, Verdict);
+
 /// Goes through one blob.
 pub struct Unpacker<'a> {
     limits: Limits,
     bytes_left: u64,
     entries_left: u64,
     visit: Visit<'a>,
-    remarks: &'a mut Vec<(String, Verdict)>,
+    tell: Tell<'a>,
+    /// Of which place it was told last that it is unscanned.
+    told: Option<String>,
 }
 
 /// Why a part is not looked at any further.
@@ -138,15 +145,10 @@ fn peek(content: &mut dyn Read) -> io::Result<(Kind, Peeked<'_>)> {
 
 impl<'a> Unpacker<'a> {
     /// For a blob of so many octets.
-    pub fn new(
-        limits: Limits,
-        bytes: u64,
-        visit: Visit<'a>,
-        remarks: &'a mut Vec<(String, Verdict)>,
-    ) -> Self {
+    pub fn new(limits: Limits, bytes: u64, visit: Visit<'a>, tell: Tell<'a>) -> Self {
         let by_ratio = UNPACKED_BYTES_FREE.max(bytes.saturating_mul(limits.ratio_max));
         let bytes_left = limits.unpacked_bytes_max.min(by_ratio);
-        Self { limits, bytes_left, entries_left: limits.entries_max, visit, remarks }
+        Self { limits, bytes_left, entries_left: limits.entries_max, visit, tell, told: None }
     }
 
     /// Shows a blob as it is, and what is in it.
@@ -188,15 +190,14 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    /// Keeps what is to be told, once: what breaks off a file breaks off what it is packed in, too.
+    /// Tells it once: what breaks off a file breaks off what it is packed in, too.
     fn note(&mut self, name: &str, verdict: Verdict) {
         let is_unscanned = matches!(verdict, Verdict::Unscanned(_));
-        let is_told = self.remarks.last().is_some_and(|(place, last)| {
-            place == name && is_unscanned && matches!(last, Verdict::Unscanned(_))
-        });
-        if !is_told {
-            self.remarks.push((name.to_owned(), verdict));
+        if is_unscanned && self.told.as_deref() == Some(name) {
+            return;
         }
+        self.told = is_unscanned.then(|| name.to_owned());
+        (self.tell)(name, verdict);
     }
 
     /// Shows a file to the scanner.
@@ -278,16 +279,45 @@ impl<'a> Unpacker<'a> {
         Ok(())
     }
 
+    /// POSIX.1 pax, and GNU's. Each header is an entry of its own here: names and the like are not read into memory by
+    /// whatever length they claim, and are shown like files.
     fn tar(&mut self, name: &str, content: impl Read, depth: u32) -> Result<(), Stop> {
         let mut archive = Archive::new(content);
-        for entry in archive.entries()? {
+        let mut long_name = None;
+        for entry in archive.entries()?.raw(true) {
             let mut entry = entry?;
             self.entry()?;
-            // Whatever its type says: one reader takes what another leaves.
-            if entry.size() == 0 {
+            let (kind, bytes) = (entry.header().entry_type(), entry.size());
+            if kind.is_gnu_sparse() {
+                // Its map may go on in further headers, and what others make of it has holes.
+                return Err(Stop::Part(
+                    "a sparse file lies in its tar archive, and is not looked into".to_owned(),
+                ));
+            }
+            let is_about_next = kind.is_gnu_longname() || kind.is_pax_local_extensions();
+            if is_about_next || kind.is_pax_global_extensions() {
+                if bytes > TAR_HEADER_BYTES_MAX {
+                    return Err(Stop::Part(format!(
+                        "a header in its tar archive has {bytes} octets, expected at most {TAR_HEADER_BYTES_MAX}"
+                    )));
+                }
+                let mut octets = Vec::new();
+                entry.read_to_end(&mut octets)?;
+                if kind.is_gnu_longname() {
+                    long_name = Some(octets.split(|octet| *octet == 0).next().unwrap_or_default().to_vec());
+                } else {
+                    long_name = pax(&octets)?.filter(|_| is_about_next).or(long_name);
+                }
+                let looked = self.into(&inside(name, b"a header"), &mut octets.as_slice(), depth);
+                self.remark(name, looked)?;
                 continue;
             }
-            let place = inside(name, &entry.path_bytes());
+            let path = long_name.take().unwrap_or_else(|| entry.path_bytes().into_owned());
+            // Whatever its type says: one reader takes what another leaves.
+            if bytes == 0 {
+                continue;
+            }
+            let place = inside(name, &path);
             let looked = self.into(&place, &mut entry, depth);
             self.remark(&place, looked)?;
         }
@@ -363,6 +393,26 @@ impl<'a> Unpacker<'a> {
         }
         Ok(())
     }
+}
+
+/// The name that a pax header gives to the next entry, if it does.
+fn pax(octets: &[u8]) -> Result<Option<Vec<u8>>, Stop> {
+    let mut path = None;
+    for record in tar::PaxExtensions::new(octets) {
+        let record = record?;
+        match record.key_bytes() {
+            b"path" => path = Some(record.value_bytes().to_vec()),
+            // Where the next entry ends would be another place to whoever heeds it, and to whoever does not.
+            b"size" => return Err(Stop::Part("a pax header gives a size, which is not followed".to_owned())),
+            key if key.starts_with(b"GNU.sparse.") => {
+                return Err(Stop::Part(
+                    "a sparse file lies in its tar archive, and is not looked into".to_owned(),
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(path)
 }
 
 /// A place in an archive, for people.

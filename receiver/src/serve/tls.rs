@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use diodesync::audit::Side;
 use diodesync::pack::Stamp;
+use diodesync_control::secret;
 use serde::{Deserialize, Serialize};
 
 use super::TlsHandle;
@@ -58,8 +60,9 @@ impl Tls {
                 (dir.join("server.pem"), dir.join("tls/server.key"), Some(pem))
             }
         };
-        let stamps = (Stamp::of(&chain), Stamp::of(&key));
-        let Loaded { server, expires_s, dates } = certs::load(&chain, &key, hosts, now_s)?;
+        let found = secret::find(Side::Receiver, &key);
+        let stamps = (Stamp::of(&chain), Stamp::of(&found));
+        let Loaded { server, expires_s, dates } = certs::load(&chain, &found, hosts, now_s)?;
         let trouble = match dates {
             Some(error) if ca_pem.is_none() => return Err(error.into()),
             other => other.as_ref().map(CertError::to_string),
@@ -81,14 +84,16 @@ impl Tls {
 
     /// Goes over to files that were replaced, and looks again at those that a clock has kept out.
     pub fn look(&mut self, now_s: u64) {
-        let stamps = (Stamp::of(&self.chain), Stamp::of(&self.key));
+        // A renewal leaves one in the folder, which then comes before the one that the service manager gave.
+        let key = secret::find(Side::Receiver, &self.key);
+        let stamps = (Stamp::of(&self.chain), Stamp::of(&key));
         if stamps == self.stamps && !self.is_untimely {
             return;
         }
         let is_replaced = stamps != self.stamps;
         self.stamps = stamps;
         self.is_untimely = false;
-        let loaded = certs::load(&self.chain, &self.key, &self.hosts, now_s).and_then(|loaded| {
+        let loaded = certs::load(&self.chain, &key, &self.hosts, now_s).and_then(|loaded| {
             // One that no client takes is worse than the one in use.
             self.is_untimely = loaded.dates.is_some();
             loaded.dates.map_or(Ok((loaded.server, loaded.expires_s)), Err)

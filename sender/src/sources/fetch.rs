@@ -367,7 +367,7 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 /// The credential that files hold, read anew for each pull.
 fn authorization(access: &Access) -> anyhow::Result<Option<HeaderValue>> {
     let read = |path: &PathBuf| -> anyhow::Result<String> {
-        diodesync::pack::fact::check_private(path)?;
+        diodesync_control::secret::check(path)?;
         let length = std::fs::metadata(path)?.len();
         anyhow::ensure!(
             length <= CREDENTIAL_BYTES_MAX,

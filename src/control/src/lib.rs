@@ -1,5 +1,5 @@
 //! What both programs need around their rules: the control socket (HTTP and JSON over a Unix socket), the dashboard, the
-//! audit log, alarms, the lock that makes a daemon the only one in its folder, progress on a terminal, man pages, and the
+//! audit log, alarms, secret files, the lock that makes a daemon the only one in its folder, progress on a terminal, man pages, and the
 //! exit codes.
 
 pub mod alarms;
@@ -8,6 +8,7 @@ mod client;
 pub mod dashboard;
 mod manual;
 mod progress;
+pub mod secret;
 mod server;
 pub mod service;
 mod stream;

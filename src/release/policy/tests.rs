@@ -91,6 +91,17 @@ fn versions_are_compared_as_their_kind_does() {
     assert!(takes("> 2, < 1:0", &package("3.0.11-1")) && !takes("!= 3.0.11-1", &package("3.0.11-1")));
     assert!(!takes("~> 3.0", &package("3.0.11-1")), "Debian has no such comparison");
     assert!(!takes(">= 0", &file()));
+    // What may be one of them is denied.
+    let denies = |text: &str, name: &ArtifactName| {
+        let rule = Rule { versions: Some(text.parse().unwrap()), ..Rule::new("old", Action::Deny) };
+        let seen = Seen { channel: &Channel::main(), name, platforms: &[], signers: &[], bytes: 1 };
+        Policy { default: Action::Allow, rules: vec![rule] }.judge(&seen).is_err()
+    };
+    assert!(denies("< 2", &provider("1.9.0")) && !denies("< 2", &provider("2.0.0")));
+    assert!(denies("< 2", &provider("1.9.0-rc1")) && !denies("< 2", &provider("2.1.0-rc1")));
+    assert!(denies("< 2", &image("latest")) && !denies("< 2", &image("v2.1.0")));
+    assert!(denies("~> 3.0", &package("3.0.11-1")), "no comparison of Debian's");
+    assert!(!denies(">= 0", &file()));
     for bad in ["newest", ">=", "2.x", ">= 1;"] {
         assert!(bad.parse::<Versions>().is_err(), "{bad}");
     }

@@ -374,18 +374,29 @@ impl Side {
         for child in self.children.values() {
             kill_process(Pid::from_child(child), Signal::TERM)?;
         }
-        while let Some((role, mut child)) = self.children.pop_first() {
-            match wait_within(&mut child, START_MAX)? {
-                Some(code) => first = first.filter(|first| *first != Some(0)).or(Some(code)),
-                None => {
-                    child.kill()?;
-                    child.wait()?;
-                    let s = START_MAX.as_secs();
-                    bail!("{} {role} did not end within {s} s of SIGTERM", self.program.display())
-                }
-            }
+        while let Some((role, child)) = self.children.pop_first() {
+            let code = self.wait_end(role, child)?;
+            first = first.filter(|first| *first != Some(0)).or(Some(code));
         }
         Ok(first.flatten())
+    }
+
+    /// Asks one role to end, and waits until it has. Its exit code.
+    pub fn stop_role(&mut self, role: &'static str) -> Result<Option<i32>> {
+        let child = self.children.remove(role).context("it does not run")?;
+        kill_process(Pid::from_child(&child), Signal::TERM)?;
+        self.wait_end(role, child)
+    }
+
+    fn wait_end(&self, role: &str, mut child: Child) -> Result<Option<i32>> {
+        let code = wait_within(&mut child, START_MAX)?;
+        if code.is_none() {
+            child.kill()?;
+            child.wait()?;
+            let s = START_MAX.as_secs();
+            bail!("{} {role} did not end within {s} s of SIGTERM", self.program.display())
+        }
+        Ok(code.flatten())
     }
 
     /// Whether a serve role that runs for itself has gone over to a release of `main`.

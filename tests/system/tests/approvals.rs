@@ -11,6 +11,7 @@ use diodesync_system::prng::Prng;
 use diodesync_system::provider::{OTHER_PLATFORM, Publisher, host_platform};
 use diodesync_system::side::{Done, Pair, Setup};
 use diodesync_system::status::ReleaseState;
+use diodesync_system::tmpfs::Tmpfs;
 use diodesync_system::weather::Weather;
 use diodesync_system::{tree, wait_for};
 
@@ -90,6 +91,100 @@ fn with_token(pair: &Pair) {
 fn approval(how: &str) -> Vec<toml::Value> {
     let text = format!("name = 'main'\napproval = '{how}'\n");
     vec![toml::Value::Table(text.parse().unwrap())]
+}
+
+/// A decision is recorded and told before it is said to count; where there is no room for that, it counts for nothing and
+/// can be made again.
+#[test]
+fn a_full_disk_loses_no_decision() {
+    /// Octets left on the disk: none, and enough for this file but not for that one.
+    const LEFT: [u64; 6] = [0, 4096, 8192, 12_288, 24_576, 65_536];
+    let mut pair =
+        Pair::over_link(&Setup { name: "approve-full", ..Setup::default() }, Weather::lossy(3)).unwrap();
+    let tmpfs = match Tmpfs::over(pair.high.dir(), 64 << 20) {
+        Ok(tmpfs) => tmpfs,
+        Err(skip) => return skip.announce_or_fail_in_ci("approvals on a full disk"),
+    };
+    let alice = Approver::new(&pair, "alice");
+    pair.high.set(&["space", "reserve"], "0B").unwrap();
+    pair.high.set(&["channel"], approval("one")).unwrap();
+    pair.high.set(&["approver"], vec![toml::Value::Table(alice.table.clone())]).unwrap();
+    pair.start().unwrap();
+    let (mut refusals, mut before) = (0, BTreeMap::new());
+    for (turn, left) in LEFT.into_iter().enumerate() {
+        let number = turn as u64 + 1;
+        release(&pair, &format!("file{number}"), 100_000 + turn);
+        pair.wait_state(number, ReleaseState::Held);
+        tmpfs.fill(left).unwrap();
+        let said = alice.decide(&pair, &["approve", &number.to_string()]);
+        let counts = said.code == Some(0);
+        if !counts {
+            refusals += 1;
+            assert!(said.stderr.contains("No space left"), "{left} octets left: {said:?}");
+            assert_eq!(served(&pair), before, "it is not published");
+        }
+        // With the disk as full as it is; what starts no more says why.
+        pair.high.kill_9().unwrap();
+        if pair.high.start().is_err() {
+            assert!(pair.high.log().contains("No space left"), "{}", pair.high.log());
+        }
+        tmpfs.relieve().unwrap();
+        if !pair.high.is_started() {
+            pair.high.start().unwrap();
+        }
+        if !counts {
+            pair.wait_state(number, ReleaseState::Held);
+            alice.decide(&pair, &["approve", &number.to_string()]).ok().unwrap();
+        }
+        pair.wait_state(number, ReleaseState::Published);
+        before = served(&pair);
+        assert!(before.contains_key(&format!("file{number}")) && before.len() == turn + 1, "{before:?}");
+    }
+    assert!((1..LEFT.len()).contains(&refusals), "{refusals} decisions of {} were refused", LEFT.len());
+    pair.high.ok(&["audit", "verify"]).unwrap();
+    pair.high.ok(&["verify"]).unwrap();
+    pair.stop().unwrap();
+    drop(tmpfs);
+}
+
+#[test]
+fn what_has_waited_is_scanned_once_more_before_it_is_published() {
+    let setup = Setup { name: "approve-late", ..Setup::default() };
+    let mut pair = Pair::over_link(&setup, Weather::lossy(4)).unwrap();
+    let alice = Approver::new(&pair, "alice");
+    let (bin, known) = (pair.dir.join("bin"), pair.dir.join("known"));
+    let script = format!("#!/bin/sh\nif grep -qFf '{}'; then echo Worm; exit 1; fi\n", known.display());
+    tree::write(&bin, "scan", script.as_bytes(), 0o755).unwrap();
+    std::fs::write(&known, "another worm\n").unwrap();
+    let program = bin.join("scan").display().to_string();
+    let scan = format!("command = ['{program}']\nunscanned = 'deny'\nvalid = '2s'\n");
+    pair.high.set(&["scan"], toml::Value::Table(scan.parse().unwrap())).unwrap();
+    pair.high.set(&["channel"], approval("one")).unwrap();
+    pair.high.set(&["approver"], vec![toml::Value::Table(alice.table.clone())]).unwrap();
+    pair.start().unwrap();
+    for (number, name) in [(1, "good"), (2, "a worm")] {
+        let file = pair.dir.join("files").join(name);
+        tree::write(&pair.dir.join("files"), name, name.as_bytes(), 0o644).unwrap();
+        pair.low.ok(&["submit", "files", &file.display().to_string()]).unwrap();
+        pair.low.ok(&["release"]).unwrap();
+        pair.wait_state(number, ReleaseState::Held);
+    }
+    // Release 1 was superseded while it waited. Now the scanner learns something.
+    std::thread::sleep(Duration::from_millis(2500));
+    std::fs::write(&known, "a worm\n").unwrap();
+    let said = alice.decide(&pair, &["approve", "2"]).ok().unwrap();
+    assert!(said.contains("approved by alice"), "{said}");
+    let why = pair.wait_state(2, ReleaseState::Refused);
+    assert!(why.contains("file a worm: Worm"), "{why}");
+    assert!(served(&pair).is_empty());
+    // And what it does not mind is published, however long it has waited.
+    pair.low.ok(&["withdraw", "file a worm"]).unwrap();
+    pair.low.ok(&["release"]).unwrap();
+    pair.wait_state(3, ReleaseState::Held);
+    std::thread::sleep(Duration::from_millis(2500));
+    alice.decide(&pair, &["approve", "3"]).ok().unwrap();
+    pair.wait_state(3, ReleaseState::Published);
+    assert_eq!(served(&pair).keys().collect::<Vec<_>>(), ["good"]);
 }
 
 #[test]

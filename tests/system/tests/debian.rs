@@ -162,6 +162,16 @@ impl Site {
         wait_for(&format!("{text} is served"), MINUTE, || Ok((self.served() == text).then_some(()))).unwrap();
     }
 
+    /// Has systemd keep keys in place of their files, sealed by the machine's own key.
+    fn seal(&self, side: &str, keys: &[&str]) {
+        for key in keys {
+            let (path, name) = (format!("/var/lib/diodesync-{side}/{key}"), key.rsplit('/').next().unwrap());
+            let sealed = format!("/etc/credstore.encrypted/diodesync-{side}.{name}");
+            let seal = format!("systemd-creds encrypt --with-key=host {path} {sealed}");
+            self.machine.sh(&format!("mkdir -p /etc/credstore.encrypted && {seal} && rm {path}")).unwrap();
+        }
+    }
+
     /// As the README says it.
     fn introduce(&self) {
         let sh = |line: &str| self.machine.sh(line).unwrap();
@@ -286,10 +296,34 @@ fn they_install_upgrade_remove_and_purge_as_debian_users_expect() {
     site.wait_served(3);
     site.cross(4);
 
+    // Keys that the service manager hands over, of which no file is left; one of them is rotated then.
+    site.seal("sender", &["keys/link.key", "keys/targets.key", "keys/timestamp.key", "keys/pairing.key"]);
+    site.seal("receiver", &["keys/receiver.key", "keys/site/ca.key", "keys/site/apt.key", "tls/server.key"]);
+    machine.ok(&["systemctl", "restart", "diodesync-sender", "diodesync-receiver"]).unwrap();
+    site.wait_served(4);
+    site.cross(5);
+    machine
+        .sh("systemctl disable --now diodesync-receiver && systemctl enable --now diodesync-receiver.target")
+        .unwrap();
+    site.wait_served(5);
+    site.cross(6);
+    machine
+        .sh("systemctl disable diodesync-receiver.target && systemctl enable --now diodesync-receiver")
+        .unwrap();
+    machine.ok(&["runuser", "-u", "diodesync-sender", "--", "diode-sender", "rotate-link"]).unwrap();
+    site.cross(7);
+    machine
+        .ok(&["runuser", "-u", "diodesync-sender", "--", "diode-sender", "rotate-link", "--finish"])
+        .unwrap();
+    machine.ok(&["systemctl", "restart", "diodesync-sender"]).unwrap();
+    site.cross(8);
+    let keys = machine.sh("cd /var/lib && ls diodesync-sender/keys diodesync-receiver/keys").unwrap();
+    assert!(keys.contains("link.key") && !keys.contains("targets.key"), "{keys}");
+
     // The kernel tells daemons in systemd's sandboxes who calls them, and their logs have come through all this.
     let by_root = |line: &&str| line.contains("\"event\":\"released\"") && line.contains("\"user\":\"root\"");
     let log = machine.ok(&["diode-sender", "audit", "show", "--json"]).unwrap();
-    assert_eq!(log.lines().filter(by_root).count(), 4, "{log}");
+    assert_eq!(log.lines().filter(by_root).count(), 8, "{log}");
     for side in SIDES {
         machine.ok(&[&format!("diode-{side}"), "audit", "verify"]).unwrap();
     }
@@ -298,13 +332,14 @@ fn they_install_upgrade_remove_and_purge_as_debian_users_expect() {
     machine.sh("mkdir -p /srv/diodesync/site && touch /srv/diodesync/site/file").unwrap();
     machine.ok(&["dpkg", "--purge", "diodesync-sender"]).unwrap();
     site.process("diodesync-receiver");
-    site.wait_served(4);
+    site.wait_served(8);
     machine.ok(&["dpkg", "--purge", "diodesync-receiver"]).unwrap();
     let search = r"find /etc /usr /var /srv \( -name '*diodesync*' -o -name '*diode-*' \) -print | sort";
     let found = machine.sh(search).unwrap();
     // The tree that is tested may lie there, too.
     let own = workspace().canonicalize().unwrap();
-    let left: Vec<&str> = found.lines().filter(|path| !path.starts_with(own.to_str().unwrap())).collect();
+    let ours = |path: &&str| !path.starts_with(own.to_str().unwrap()) && !path.starts_with("/etc/credstore");
+    let left: Vec<&str> = found.lines().filter(ours).collect();
     assert_eq!(left, ["/srv/diodesync"], "what a site has put there itself");
     let known = machine.run(&["dpkg-query", "--show", "diodesync-*"]).unwrap();
     assert_ne!(known.code, Some(0), "{}", known.stdout);

@@ -1,4 +1,4 @@
-//! The receiver's three roles in three processes: the main job, and kill -9 of each of them at random moments. What a
+//! The receiver's three roles in three processes: the main job, and kill -9 or a stop of each of them at random moments. What a
 //! role that is gone did not do, it does when it is there again; the others go on meanwhile.
 
 use std::time::Duration;
@@ -100,7 +100,7 @@ fn each_role_does_its_part_while_another_is_gone() {
 }
 
 #[test]
-fn kills_of_any_role_lose_nothing() {
+fn kills_and_stops_of_any_role_lose_nothing() {
     let _alone = alone();
     let seed = std::env::var("DIODESYNC_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_261_124);
     println!("DIODESYNC_SEED={seed}");
@@ -110,8 +110,8 @@ fn kills_of_any_role_lose_nothing() {
     tree::make(&tree, Spec { seed, small: 60, largest: 3 << 20 }).unwrap();
     pair.start().unwrap();
     let mut prng = Prng::new(seed);
-    let (mut kills, mut number) = ([0; ROLES.len()], 0);
-    while kills.iter().sum::<u32>() < KILLS_MIN || kills.contains(&0) {
+    let (mut kills, mut stops, mut number) = ([0; ROLES.len()], [0; ROLES.len()], 0);
+    while kills.iter().sum::<u32>() < KILLS_MIN || kills.contains(&0) || stops.contains(&0) {
         number += 1;
         let octets = tree::octets(&mut Prng::new(number), (2 << 20) + 1000 * number as usize);
         tree::write(&tree, "sizes/changing.bin", &octets, 0o644).unwrap();
@@ -125,8 +125,13 @@ fn kills_of_any_role_lose_nothing() {
             }
             held = held.max(status.release("main", number).map_or(0, |release| release.blocks_held));
             let victim = prng.below(ROLES.len());
-            pair.high.kill_9_role(ROLES[victim]).unwrap();
-            kills[victim] += 1;
+            if prng.chance(0.25) {
+                assert_eq!(pair.high.stop_role(ROLES[victim]).unwrap(), Some(0), "{}", ROLES[victim]);
+                stops[victim] += 1;
+            } else {
+                pair.high.kill_9_role(ROLES[victim]).unwrap();
+                kills[victim] += 1;
+            }
             std::thread::sleep(Duration::from_millis(prng.below(LIFE_MS_MAX / 2) as u64));
             pair.high.spawn_role(ROLES[victim]).unwrap();
             pair.high.wait_ready().unwrap();
@@ -147,7 +152,7 @@ fn kills_of_any_role_lose_nothing() {
         compare(&pair);
         assert!(pair.high.ok(&["missing"]).unwrap().contains("nothing is missing"));
     }
-    println!("kills of {ROLES:?}: {kills:?}, over {number} releases");
+    println!("kills of {ROLES:?}: {kills:?}, stops: {stops:?}, over {number} releases");
     assert!(pair.link().unwrap().counts().dropped > 0, "nothing was lost on the way");
     assert_eq!(pair.link().unwrap().counts().back, 0, "the high side sent something");
     pair.high.ok(&["verify"]).unwrap();

@@ -20,7 +20,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use diodesync::id::Sha256;
 use diodesync::limits::MANIFEST_BYTES_MAX;
-use diodesync::pack::fact;
+use diodesync_control::secret;
 use http_body_util::{BodyExt, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{self, HeaderMap, HeaderValue};
@@ -389,7 +389,7 @@ fn credentials(user: &PathBuf, password: &PathBuf) -> anyhow::Result<HeaderValue
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(text.trim_end_matches(['\n', '\r']).to_owned())
     };
-    fact::check_private(password)?;
+    secret::check(password)?;
     let pair = STANDARD.encode(format!("{}:{}", read(user)?, read(password)?));
     let mut value = HeaderValue::try_from(format!("Basic {pair}"))?;
     value.set_sensitive(true);

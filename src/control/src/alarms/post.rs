@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
-use diodesync::pack::fact;
 use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper::{Request, Uri};
@@ -19,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::config::{Config, url_of};
+use crate::secret;
 
 /// Time for all of it.
 const POST_MAX: Duration = Duration::from_secs(30);
@@ -95,7 +95,7 @@ impl Post {
 
     fn token(&self) -> anyhow::Result<Option<String>> {
         let Some(path) = &self.token_file else { return Ok(None) };
-        fact::check_private(path)?;
+        secret::check(path)?;
         let read = || format!("cannot read {}", path.display());
         let bytes = std::fs::metadata(path).with_context(read)?.len();
         ensure!(bytes <= TOKEN_BYTES_MAX, "{} has {bytes} octets, a token has fewer", path.display());

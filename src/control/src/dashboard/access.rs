@@ -2,7 +2,6 @@
 //! once and gets a cookie for a while; a program sends it with each request.
 
 use std::collections::VecDeque;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,6 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use axum::http::{HeaderMap, header};
 use diodesync::id::Blake3;
+
+use crate::secret;
 
 /// Browsers that are signed in at once; one more signs the first out.
 const SESSIONS_MAX: usize = 16;
@@ -119,13 +120,7 @@ impl Access {
 /// The token in a file that nobody else may read.
 fn read(file: &Path) -> anyhow::Result<String> {
     let data = std::fs::metadata(file).with_context(|| format!("cannot read {}", file.display()))?;
-    if data.mode() & 0o077 != 0 {
-        bail!(
-            "{} may be read by others (mode {:o}); make it: chmod 600 {0}",
-            file.display(),
-            data.mode() & 0o777
-        );
-    }
+    secret::check(file)?;
     if data.len() > 1024 {
         bail!("{} has {} octets; a token has {TOKEN_CHARS:?} characters", file.display(), data.len());
     }
