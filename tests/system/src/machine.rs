@@ -75,7 +75,8 @@ mv "$dir/pid.new" "$dir/pid"
 cd "$root"
 mkdir run/outside
 pivot_root . run/outside
-exec chroot . sh -c 'umount -l /run/outside && rmdir /run/outside && exec env -i container=other \
+# What systemd mounts for a service in a child of its own, like credentials, it has to see, too.
+exec chroot . sh -c 'umount -l /run/outside && rmdir /run/outside && mount --make-rshared / && exec env -i container=other \
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd'
 "#;
 

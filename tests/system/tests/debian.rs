@@ -143,6 +143,11 @@ impl Site {
 
     /// Has release `number` cross, and a client get it.
     fn cross(&self, number: u64) {
+        // What is sent before a receiver that has just started knows the session comes in the next round only.
+        wait_for("the receiver knows the session", MINUTE, || {
+            Ok(self.receiver().lanes.iter().any(|lane| lane.session.is_some()).then_some(()))
+        })
+        .unwrap();
         let text = format!("release {number}");
         self.machine.sh(&format!("echo '{text}' > /root/greeting")).unwrap();
         self.machine.ok(&["diode-sender", "submit", "files", "/root/greeting"]).unwrap();
@@ -153,7 +158,8 @@ impl Site {
             let release = last.as_ref().and_then(|status| status.release("main", number));
             Ok(release.is_some_and(|release| release.state == ReleaseState::Published).then_some(()))
         });
-        assert!(waited.is_ok(), "{waited:?}: {last:#?}");
+        let logs = || SIDES.map(|side| self.machine.log_of(&format!("diodesync-{side}.service"))).concat();
+        assert!(waited.is_ok(), "{waited:?}: {last:#?}\n{}", logs());
         self.wait_served(number);
     }
 
@@ -299,7 +305,11 @@ fn they_install_upgrade_remove_and_purge_as_debian_users_expect() {
     // Keys that the service manager hands over, of which no file is left; one of them is rotated then.
     site.seal("sender", &["keys/link.key", "keys/targets.key", "keys/timestamp.key", "keys/pairing.key"]);
     site.seal("receiver", &["keys/receiver.key", "keys/site/ca.key", "keys/site/apt.key", "tls/server.key"]);
-    machine.ok(&["systemctl", "restart", "diodesync-sender", "diodesync-receiver"]).unwrap();
+    for side in SIDES {
+        let unit = format!("diodesync-{side}.service");
+        let done = machine.run(&["systemctl", "restart", &unit]).unwrap();
+        assert_eq!(done.code, Some(0), "{unit} says:\n{}", machine.log_of(&unit));
+    }
     site.wait_served(4);
     site.cross(5);
     machine
