@@ -31,6 +31,7 @@ use crate::mirror::{self, MirrorDir, MirrorStatus};
 use crate::publish::{
     DamagedRelease, Decided, GcReport, GcRequest, Handed, Ledger, PublishShared, Stage, View as PublishView,
 };
+use crate::reload::{InForce, Reloaded};
 use crate::serve::{MIRROR, SERVE, Serving, SiteHandle, TlsStatus};
 use crate::status::{
     Alarm, ChannelStatus, DecodingStatus, LaneStatus, Missing, MissingRelease, ProbeStatus, ReleaseStatus,
@@ -81,6 +82,8 @@ pub struct Daemon {
     pub dashboard: Trouble,
     /// Who did what.
     pub audit: Audit,
+    /// The configuration that is in force.
+    pub in_force: Arc<InForce>,
 }
 
 /// How the roles are that this process may not fill.
@@ -104,6 +107,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/held", get(held))
         .route("/v1/decisions", post(decide))
         .route("/v1/acknowledge-clock", post(acknowledge_clock))
+        .route("/v1/reload", post(reload))
         .route("/v1/audit/checkpoint", get(checkpoint))
         .with_state(daemon)
 }
@@ -204,6 +208,21 @@ async fn acknowledge_clock(
     daemon.told(by, Event::ClockAcknowledged { why: why.clone() }).await?;
     daemon.publish.acknowledge_clock.store(true, Ordering::Relaxed);
     Ok(Json(serde_json::json!({ "acknowledged": why })))
+}
+
+async fn reload(State(daemon): State<Arc<Daemon>>, Caller(by): Caller) -> Result<Json<Reloaded>, ApiError> {
+    let reload = move || {
+        let tell = |reloaded: &Reloaded| {
+            let taken = match reloaded.taken.as_slice() {
+                [] => "nothing changed".to_owned(),
+                taken => taken.join(", "),
+            };
+            let what = format!("reload of configuration {}: {taken}", reloaded.config);
+            daemon.audit.tell(&by, Event::Asked { what }).map(drop)
+        };
+        daemon.in_force.reload(daemon.paired.link, &daemon.publish, tell)
+    };
+    on_thread("reload", reload).await
 }
 
 impl Daemon {

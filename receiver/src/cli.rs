@@ -16,6 +16,7 @@ use crate::approve::{self, DecideArgs, HeldReleases};
 use crate::audit as own_audit;
 use crate::config::Config;
 use crate::publish::{GcReport, GcRequest};
+use crate::reload::Reloaded;
 use crate::status::{Missing, Status};
 use crate::verify::MEND;
 use crate::{import, init, rotate, run, ticket};
@@ -97,6 +98,11 @@ enum Command {
     },
     /// Have releases published although the sender's clock and this one are apart
     AcknowledgeClock {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Read again what may be published: policy, approvers, scanners, what channels need and keep
+    Reload {
         #[command(flatten)]
         common: Common,
     },
@@ -285,6 +291,14 @@ async fn ask(command: Command) -> anyhow::Result<()> {
                 println!("{answer:#}");
             } else {
                 println!("acknowledged; status tells what is published");
+            }
+        }
+        Command::Reload { common } => {
+            let answer = client(&common)?.post("/v1/reload", &serde_json::Value::Null).await?;
+            if common.json {
+                println!("{answer:#}");
+            } else {
+                print!("{}", serde_json::from_value::<Reloaded>(answer)?.to_text());
             }
         }
         Command::Missing { common, ticket: true, qr } => {

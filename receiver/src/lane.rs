@@ -35,7 +35,7 @@ use crate::config::Lane as LaneConfig;
 use crate::handover::{Inbox, Judge, Notice, Order};
 use crate::link_keys;
 use hub::Hub;
-use socket::{LaneSocket, pause};
+use socket::{Given, LaneSocket, pause};
 
 /// The longest time without a look at orders and results.
 const TICK: Duration = Duration::from_millis(20);
@@ -161,14 +161,16 @@ pub fn start(shared: Arc<LanesShared>, input: LanesInput) -> anyhow::Result<Lane
         let folder = dir.join(folder);
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
-    let mut ready = Vec::new();
+    let (mut ready, mut given) = (Vec::new(), Given::take()?);
     for config in lanes {
-        let socket = LaneSocket::open(config.listen).with_context(|| format!("lane {}", config.name))?;
+        let socket =
+            LaneSocket::open(config.listen, &mut given).with_context(|| format!("lane {}", config.name))?;
         let session_path = dir.join("session").join(config.name.as_str());
         let newest = read_session(&session_path)?;
         tracing::info!(lane = %config.name, listen = %config.listen, buffer = socket.buffer_bytes(), "lane is up");
         ready.push((config, socket, session_path, newest));
     }
+    given.check_taken()?;
     let hub = Arc::new(Hub::open(&dir, &paired, packs, judge, inbox, notices, orders)?);
     shared.lock().lanes = ready
         .iter()

@@ -27,6 +27,7 @@ mod lane;
 mod link_keys;
 mod mirror;
 mod publish;
+mod reload;
 mod rotate;
 mod run;
 mod scan;

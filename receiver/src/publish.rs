@@ -57,7 +57,7 @@ use clock::Clocks;
 pub use damage::DamagedRelease;
 use desk::Desk;
 pub use facts::Facts;
-pub use gate::{Decided, Gate, Handed, Held};
+pub use gate::{Decided, Gate, Handed, Held, Rules};
 pub use gc::{GcReport, GcRequest};
 pub use ledger::Ledger;
 use retention::Retention;
@@ -92,6 +92,8 @@ pub struct PublishShared {
     gc: Desk<GcRequest, GcReport>,
     /// Who hands in a decision.
     decisions: Desk<Handed, Decided>,
+    /// Who has read other rules.
+    rules: Desk<Rules, ()>,
 }
 
 /// What the publisher knows.
@@ -150,6 +152,7 @@ impl PublishShared {
             view: Mutex::default(),
             gc: Desk::default(),
             decisions: Desk::default(),
+            rules: Desk::default(),
         }
     }
 
@@ -379,6 +382,7 @@ impl Publisher {
             self.take_untold();
         }
         self.teller.retry();
+        self.take_rules();
         self.answer_decisions();
         let published = self.publish_what_is_whole();
         self.tell_refused();

@@ -32,8 +32,8 @@ use crate::init;
 use crate::lane::{self, LanesInput, LanesShared};
 use crate::link_keys;
 use crate::mirror;
-use crate::publish::{self, Gate, Ledger, PublishInput, PublishShared};
-use crate::scan::ScanConfig;
+use crate::publish::{self, Ledger, PublishInput, PublishShared, Rules};
+use crate::reload::{self, InForce};
 use crate::serve::{self, ClientFiles, Follower, MIRROR, SERVE, SiteHandle, Tls, TlsHandle};
 
 /// How often the end of our own certificate is looked at.
@@ -94,6 +94,7 @@ struct Publisher {
     site: SiteHandle,
     apt: Arc<Signer>,
     audit: Audit,
+    in_force: Arc<InForce>,
     thread: JoinHandle<()>,
 }
 
@@ -101,6 +102,7 @@ impl Publisher {
     fn start(config: &Config, path: &Path, is_served_elsewhere: bool) -> anyhow::Result<Self> {
         let dir = &config.dir;
         let (paired, root): (Paired, TrustState) = init::load_pairing(dir)?;
+        let in_force = Arc::new(InForce::open(path)?);
         let audit = audit::open(dir)?;
         audit.start(path);
         let packs = Arc::new(PackStore::open(&dir.join("packs"))?.with_reserve(config.space.reserve));
@@ -117,6 +119,7 @@ impl Publisher {
         let (notices, from_lanes) = channel();
         let orders = Orders::default();
         let shared = Arc::new(PublishShared::new());
+        let Rules { gate, keep } = reload::rules(config, paired.link)?;
         let input = PublishInput {
             dir: dir.clone(),
             skew_max: config.trust.skew_max,
@@ -129,21 +132,29 @@ impl Publisher {
             orders: orders.clone(),
             site: site.clone(),
             apt: apt.clone(),
-            gate: Gate {
-                link: paired.link,
-                policy: config.policy(),
-                approvers: config.approvers(),
-                quorum: config.quorum(),
-                scanner: config.scan.as_ref().map(ScanConfig::scanner).transpose()?,
-            },
-            keep: config.keep(),
+            gate,
+            keep,
             is_served_elsewhere,
             has_mirrors: !config.mirrors.is_empty(),
             audit: audit.clone(),
         };
         // Before any lane, so that the ledger knows which blocks are wanted before one is written.
         let thread = publish::start(shared.clone(), input)?;
-        Ok(Self { paired, packs, journal, ledger, inbox, notices, orders, shared, site, apt, audit, thread })
+        Ok(Self {
+            paired,
+            packs,
+            journal,
+            ledger,
+            inbox,
+            notices,
+            orders,
+            shared,
+            site,
+            apt,
+            audit,
+            in_force,
+            thread,
+        })
     }
 
     fn daemon(&self, config: Config, lanes: Arc<LanesShared>, others: Others) -> Arc<Daemon> {
@@ -169,6 +180,7 @@ impl Publisher {
             verify: Default::default(),
             dashboard: Default::default(),
             audit: self.audit.clone(),
+            in_force: self.in_force.clone(),
             config,
         })
     }

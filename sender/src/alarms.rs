@@ -15,6 +15,7 @@ pub const CODES: Codes = &[
     ("lane-send", "DS-S-0101", "nothing can be sent on a lane"),
     ("lane-stopped", "DS-S-0102", "a lane has stopped"),
     ("packs-unreadable", "DS-S-0103", "blocks could not be read and were not sent"),
+    ("neighbour", "DS-S-0104", "the kernel does not know the hardware address at the end of a lane"),
     ("packs-damaged", "DS-S-0201", "blocks are damaged or gone and are not sent"),
     ("source", "DS-S-0202", "a source could not be pulled wholly, again and again"),
     ("disk-full", "DS-S-0401", "less is free than what is kept back"),

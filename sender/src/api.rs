@@ -25,7 +25,7 @@ use crate::dashboard::Changes;
 use crate::export::{self, Exports};
 use crate::ingest::SharedStore;
 use crate::init::Keys;
-use crate::lane::LaneShared;
+use crate::lane::{self, LaneShared};
 use crate::link_key;
 use crate::probe;
 use crate::release::{self, Cut};
@@ -433,6 +433,9 @@ fn lane_status(lane: &LaneShared, alarms: &mut Vec<Alarm>) -> LaneStatus {
              route to {to}, and whether the lane's mtu is at most the interface's"
         );
         alarm("lane-send", text);
+    }
+    if let Some(why) = lane::neighbour_trouble(to) {
+        alarm("neighbour", format!("lane {name}: {why}"));
     }
     let unreadable = load(&counters.unreadable);
     if unreadable > 0 {

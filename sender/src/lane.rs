@@ -8,6 +8,7 @@
 //! gives its jobs back and probes until it works: a round that went nowhere must not count as one that went out.
 
 mod encoder;
+mod neighbour;
 mod probe;
 mod socket;
 
@@ -34,6 +35,7 @@ use crate::random;
 use crate::sending::Sending;
 pub use encoder::Control;
 use encoder::Encoders;
+pub use neighbour::trouble as neighbour_trouble;
 pub use probe::{ProbeState, Trains};
 use socket::LaneSocket;
 

@@ -1,11 +1,13 @@
 //! A lane's socket on the high side: it receives, and nothing is ever sent from it.
 
-use std::io::{self, IoSliceMut};
+use std::fs::File;
+use std::io::{self, IoSliceMut, Read, Seek};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use listenfd::ListenFd;
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -28,7 +30,57 @@ pub struct LaneSocket {
     state: UdpSocketState,
     buffer_bytes: usize,
     inode: u64,
-    is_ipv6: bool,
+    drops: Option<File>,
+}
+
+/// Sockets that the service manager has bound and handed over (sd_listen_fds(3)), so that the lane role needs no network
+/// of its own.
+#[derive(Debug, Default)]
+pub struct Given(Vec<(SocketAddr, UdpSocket)>);
+
+impl Given {
+    /// Those of this process.
+    ///
+    /// # Errors
+    /// If one of them is no UDP socket.
+    pub fn take() -> anyhow::Result<Self> {
+        let mut all = ListenFd::from_env();
+        let mut given = Vec::new();
+        for at in 0..all.len() {
+            let what =
+                || format!("socket {at} that was handed over; expected ListenDatagram= with an IP address");
+            let socket = all.take_udp_socket(at).with_context(what)?.with_context(what)?;
+            given.push((socket.local_addr().with_context(what)?, socket));
+        }
+        Ok(Self(given))
+    }
+
+    /// The one for an address; none if there are none at all.
+    ///
+    /// # Errors
+    /// If there are some, and none of them is for this address.
+    fn remove(&mut self, listen: SocketAddr) -> anyhow::Result<Option<UdpSocket>> {
+        let Self(given) = self;
+        if let Some(at) = given.iter().position(|(address, _)| *address == listen) {
+            return Ok(Some(given.swap_remove(at).1));
+        }
+        let addresses: Vec<String> = given.iter().map(|(address, _)| address.to_string()).collect();
+        match addresses.is_empty() {
+            true => Ok(None),
+            false => bail!(
+                "it listens on {listen} by receiver.toml, and what was handed over listens on {}; make ListenDatagram= of \
+                 the socket unit and receiver.toml say the same",
+                addresses.join(", ")
+            ),
+        }
+    }
+
+    /// Refuses those that no lane has taken.
+    pub fn check_taken(&self) -> anyhow::Result<()> {
+        self.0.first().map_or(Ok(()), |(address, _)| {
+            bail!("a socket for {address} was handed over, and no [[lane]] of receiver.toml listens there")
+        })
+    }
 }
 
 /// The buffers of a lane's thread.
@@ -41,23 +93,32 @@ pub struct Buffers {
 }
 
 impl LaneSocket {
-    /// Binds the socket and asks for a large buffer.
-    pub fn open(listen: SocketAddr) -> anyhow::Result<Self> {
+    /// Takes the socket that was handed over for this address, or else binds one and asks for a large buffer.
+    pub fn open(listen: SocketAddr, given: &mut Given) -> anyhow::Result<Self> {
+        if let Some(socket) = given.remove(listen)? {
+            return Self::new(socket, listen);
+        }
         let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
         socket.bind(&listen.into()).with_context(|| {
             format!(
                 "cannot receive on {listen}; is another receiver running, or is the address not of this host?"
             )
         })?;
-        let socket = UdpSocket::from(socket);
+        Self::new(socket.into(), listen)
+    }
+
+    fn new(socket: UdpSocket, listen: SocketAddr) -> anyhow::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
+        let granted = state.recv_buffer_size((&socket).into())?;
         // With the privilege for it the limit of the system does not hold; without it, up to the limit.
-        if rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER_BYTES).is_err() {
+        if granted < RECEIVE_BUFFER_BYTES
+            && rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER_BYTES).is_err()
+        {
             let _ = state.set_recv_buffer_size((&socket).into(), RECEIVE_BUFFER_BYTES);
         }
         let buffer_bytes = state.recv_buffer_size((&socket).into())?;
         let inode = rustix::fs::fstat(&socket)?.st_ino;
-        Ok(Self { socket, state, buffer_bytes, inode, is_ipv6: listen.is_ipv6() })
+        Ok(Self { socket, state, buffer_bytes, inode, drops: drops_table(listen.is_ipv6(), inode) })
     }
 
     /// Octets of the kernel's buffer, as granted.
@@ -74,15 +135,39 @@ impl LaneSocket {
         }
     }
 
-    /// Packets that the kernel dropped because the buffer was full, each of up to 64 datagrams: the last column of the socket's line in
-    /// `/proc/net/udp` or `udp6`. 0 where that cannot be read.
+    /// Packets that the kernel dropped because the buffer was full, each of up to 64 datagrams. 0 where that cannot be
+    /// read.
     pub fn kernel_drops(&self) -> u64 {
-        let table = if self.is_ipv6 { "/proc/net/udp6" } else { "/proc/net/udp" };
-        let inode = self.inode.to_string();
-        let Ok(text) = std::fs::read_to_string(table) else { return 0 };
-        let line = text.lines().find(|line| line.split_whitespace().nth(9) == Some(inode.as_str()));
-        line.and_then(|line| line.split_whitespace().last()?.parse().ok()).unwrap_or(0)
+        self.drops.as_ref().and_then(|table| drops_in(table, self.inode)).unwrap_or(0)
     }
+}
+
+/// The kernel's table of sockets that has this one: `/proc/net/udp` or `udp6` of this process's network; or, if the socket
+/// is of another, the file on standard input, which the service manager has opened there.
+fn drops_table(is_ipv6: bool, inode: u64) -> Option<File> {
+    let own = File::open(if is_ipv6 { "/proc/self/net/udp6" } else { "/proc/self/net/udp" });
+    let given = || std::io::stdin().as_fd().try_clone_to_owned().map(File::from);
+    let is_table = |file: &File| {
+        rustix::fs::fstatfs(file)
+            .is_ok_and(|fs| fs.f_type as u64 == u64::from(rustix::fs::PROC_SUPER_MAGIC as u32))
+    };
+    let tables = own.into_iter().chain(given().ok().filter(is_table));
+    let found = tables.into_iter().find(|table| drops_in(table, inode).is_some());
+    if found.is_none() {
+        tracing::warn!(
+            "what the kernel drops cannot be told: no table of sockets that can be read has the lane's"
+        );
+    }
+    found
+}
+
+/// The last column of a socket's line.
+fn drops_in(mut table: &File, inode: u64) -> Option<u64> {
+    let (inode, mut text) = (inode.to_string(), String::new());
+    table.rewind().ok()?;
+    table.read_to_string(&mut text).ok()?;
+    let line = text.lines().find(|line| line.split_whitespace().nth(9) == Some(inode.as_str()))?;
+    line.split_whitespace().last()?.parse().ok()
 }
 
 impl Buffers {
@@ -133,6 +218,25 @@ fn wait_readable(socket: impl AsFd, wait: Duration) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_that_was_handed_over_is_for_the_lane_with_its_address() {
+        let [first, second] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let [one, two] = [&first, &second].map(|socket| socket.local_addr().unwrap());
+        let other: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        let mut given = Given(vec![(one, first), (two, second)]);
+        let lane = LaneSocket::open(two, &mut given).unwrap();
+        assert_eq!(lane.socket.local_addr().unwrap(), two);
+        assert!(lane.drops.is_some());
+        let error = LaneSocket::open(other, &mut given).unwrap_err().to_string();
+        assert!(error.contains(&one.to_string()) && error.contains("127.0.0.1:9"), "{error}");
+        let error = given.check_taken().unwrap_err().to_string();
+        assert!(error.contains(&one.to_string()), "{error}");
+        LaneSocket::open(one, &mut given).unwrap();
+        given.check_taken().unwrap();
+        // Without any, it is bound here.
+        LaneSocket::open("127.0.0.1:0".parse().unwrap(), &mut given).unwrap();
+    }
 
     #[test]
     fn a_pause_fills_a_small_part_of_the_buffer() {

@@ -16,6 +16,7 @@ use diodesync::audit::{Actor, Event};
 use diodesync::id::{Channel, LinkId, ReleaseNo, Sha256};
 use diodesync::release::approval::{Approval, Approver, Decision, Quorum, Standing, Subject};
 use diodesync::release::policy::{Policy, Seen};
+use diodesync::release::retention::Keep;
 use diodesync::release::{Artifact, ArtifactKind, ArtifactName, Index};
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,15 @@ pub struct Gate {
     pub quorum: BTreeMap<Channel, Quorum>,
     /// What looks for malware.
     pub scanner: Option<Scanner>,
+}
+
+/// What the configuration says of what may be published, and of what is kept.
+#[derive(Debug)]
+pub struct Rules {
+    /// Who and what decides.
+    pub gate: Gate,
+    /// What each channel keeps.
+    pub keep: BTreeMap<Channel, Keep>,
 }
 
 /// What the checks of a release have found out about its artifacts.
@@ -136,6 +146,14 @@ impl PublishShared {
     /// Why it does not count.
     pub fn decide(&self, handed: Handed) -> anyhow::Result<Decided> {
         self.decisions.ask(handed)
+    }
+
+    /// Has other rules in force from now on. Blocks the thread.
+    ///
+    /// # Errors
+    /// If the publisher does not answer.
+    pub fn reload(&self, rules: Rules) -> anyhow::Result<()> {
+        self.rules.ask(rules)
     }
 }
 
@@ -246,6 +264,21 @@ impl Publisher {
         let age = self.scans.get(&index.channel).and_then(|(_, scan)| scan.age());
         let valid = self.input.gate.scanner.as_ref().map(|scanner| scanner.valid);
         age.zip(valid).is_some_and(|(age, valid)| age > valid)
+    }
+
+    /// Goes over to other rules: everything that is not published yet is judged by them anew.
+    pub(super) fn take_rules(&mut self) {
+        let shared = self.shared.clone();
+        shared.rules.answer(|Rules { gate, keep }| {
+            self.input.gate = gate;
+            self.retention.set_keep(keep);
+            self.retention.hurry();
+            self.scans.clear();
+            for arrival in self.arrivals.values_mut() {
+                *arrival = arrival.again(&self.input.ledger, &self.checked);
+            }
+            Ok(())
+        });
     }
 
     /// Takes what approvers have signed.

@@ -148,6 +148,38 @@ fn a_full_disk_loses_no_decision() {
 }
 
 #[test]
+fn rules_are_read_again_without_a_restart() {
+    let mut pair = Pair::over_link(&Setup { name: "reload", ..Setup::default() }, Weather::lossy(5)).unwrap();
+    let alice = Approver::new(&pair, "alice");
+    let policy = |default: &str| toml::Table::from_iter([("default".to_owned(), default.into())]);
+    pair.high.set(&["policy"], policy("deny")).unwrap();
+    pair.start().unwrap();
+    release(&pair, "one", 50_000);
+    let why = pair.wait_state(1, ReleaseState::Refused);
+    assert!(why.contains("its default is \"deny\""), "{why}");
+    let reload = || pair.high.run(&["reload"]).unwrap();
+    assert_eq!(reload().ok().unwrap(), "nothing of what may be published has changed\n");
+    // What is no configuration changes nothing.
+    pair.high.set(&["policy"], policy("perhaps")).unwrap();
+    refused(&reload(), "unknown variant `perhaps`");
+    pair.wait_state(1, ReleaseState::Refused);
+    // Other rules, an approver, and a place that needs a restart.
+    pair.high.set(&["policy"], policy("allow")).unwrap();
+    pair.high.set(&["channel"], approval("one")).unwrap();
+    pair.high.set(&["approver"], vec![toml::Value::Table(alice.table.clone())]).unwrap();
+    pair.high.set(&["trust", "skew_max"], "4m").unwrap();
+    let said = reload().ok().unwrap();
+    assert_eq!(said, "taken: approver, channel, policy\nchanged, and waiting for a restart: trust\n");
+    assert_eq!(pair.low_status().unwrap().channel("main").unwrap().newest, Some(1));
+    pair.wait_state(1, ReleaseState::Held);
+    alice.decide(&pair, &["approve", "1"]).ok().unwrap();
+    pair.wait_state(1, ReleaseState::Published);
+    assert_eq!(served(&pair).keys().collect::<Vec<_>>(), ["one"]);
+    let told = pair.high.ok(&["audit", "show", "--json"]).unwrap();
+    assert!(told.contains("approver, channel, policy"), "{told}");
+}
+
+#[test]
 fn what_has_waited_is_scanned_once_more_before_it_is_published() {
     let setup = Setup { name: "approve-late", ..Setup::default() };
     let mut pair = Pair::over_link(&setup, Weather::lossy(4)).unwrap();

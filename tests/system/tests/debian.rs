@@ -51,7 +51,8 @@ fn check_contents(side: &str, package: &Path) {
         files.push("usr/share/man/man1/diode-sender-submit-packages.1.gz".to_owned());
     } else {
         files.extend(ROLES.map(|role| format!("usr/lib/systemd/system/{name}-{role}.service")));
-        files.push(format!("usr/lib/systemd/system/{name}-dashboard.socket"));
+        files
+            .extend(["dashboard", "lane"].map(|what| format!("usr/lib/systemd/system/{name}-{what}.socket")));
         files.push(format!("usr/lib/systemd/system/{name}.target"));
         files.push(format!("usr/share/doc/{name}/examples/{name}.nft"));
     }
@@ -317,6 +318,14 @@ fn they_install_upgrade_remove_and_purge_as_debian_users_expect() {
         .unwrap();
     site.wait_served(5);
     site.cross(6);
+    // systemd holds the lane's socket; the lane has no network of its own, and sees what is dropped all the same.
+    let lane = site.process("diodesync-receiver-lane.service");
+    assert_eq!(
+        machine.sh(&format!("nsenter --net --target {lane} ip -brief link | wc -l")).unwrap().trim(),
+        "1"
+    );
+    let log = machine.log_of("diodesync-receiver-lane.service");
+    assert!(log.contains("buffer=134217728") && !log.contains("cannot be told"), "{log}");
     machine
         .sh("systemctl disable diodesync-receiver.target && systemctl enable --now diodesync-receiver")
         .unwrap();
