@@ -28,6 +28,7 @@ use crate::init::Keys;
 use crate::lane::{self, LaneShared};
 use crate::link_key;
 use crate::probe;
+use crate::producers::{Listing as ProducerListing, Producers};
 use crate::release::{self, Cut};
 use crate::resend::{self, Again};
 use crate::sending::Sending;
@@ -76,6 +77,8 @@ pub struct Daemon {
     pub dashboard: Trouble,
     /// What is pulled from upstreams.
     pub sources: Sources,
+    /// Who submits over the network.
+    pub producers: Producers,
     /// Who did what.
     pub audit: Audit,
 }
@@ -105,6 +108,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/withdraw", post(withdraw))
         .route("/v1/release", post(cut))
         .route("/v1/resend", post(resend))
+        .route("/v1/producers", get(producers))
         .route("/v1/verify", get(verify_state).post(start_verify))
         .merge(export::router())
         .merge(probe::router())
@@ -117,6 +121,10 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
 
 async fn status(State(daemon): State<Arc<Daemon>>) -> Json<Status> {
     Json(daemon.status())
+}
+
+async fn producers(State(daemon): State<Arc<Daemon>>) -> Json<ProducerListing> {
+    Json(daemon.producers.listing())
 }
 
 /// Which of these blobs are here, and need not be submitted again.
@@ -138,7 +146,13 @@ async fn take_submission(
     let (chunks, receiver) = mpsc::channel(8);
     let work = tokio::task::spawn_blocking(move || {
         let tell = |event| daemon.audit.tell(&by, event);
-        submit::receive(&daemon.packs, &daemon.store, &daemon.writer, receiver, &tell)
+        submit::receive(
+            &daemon.packs,
+            &daemon.store,
+            &daemon.writer,
+            receiver,
+            &submit::Submitter::trusted(&tell),
+        )
     });
     let mut body = body;
     // A body that breaks off ends the chunks without an end message, which the other side takes as what it is.
@@ -351,6 +365,8 @@ impl Daemon {
         alarms.extend(self.dashboard.text().map(|text| Alarm { id: "dashboard".to_owned(), text }));
         let troubles = alarms::troubles(&self.config.dir, &self.config.alarms);
         alarms.extend(troubles.into_iter().map(|(id, text)| Alarm { id: id.to_owned(), text }));
+        let trouble = self.producers.trouble();
+        alarms.extend(trouble.map(|text| Alarm { id: "producers".to_owned(), text }));
         let (sources, of_sources) = self.sources.status();
         alarms.extend(of_sources);
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
@@ -415,6 +431,7 @@ impl Daemon {
             lanes,
             channels: channels.collect(),
             sources,
+            producers: self.producers.status(),
             disk: disk.ok(),
             alarms,
         }

@@ -22,7 +22,7 @@ use crate::sources::profile::{self, ProfileArgs};
 use crate::status::Status;
 use crate::verify::MEND;
 use crate::withdraw::{self, Listing};
-use crate::{export, init, link_key, probe, receivers, resend, restore, rotate, run, submit};
+use crate::{export, init, link_key, probe, producers, receivers, resend, restore, rotate, run, submit};
 
 #[derive(Debug, Parser)]
 #[command(name = "diode-sender", version, about = "The low side of a Diodesync link", max_term_width = 100)]
@@ -61,6 +61,17 @@ enum Command {
     /// Hand artifacts to the sender for the next release
     #[command(subcommand)]
     Submit(Submit),
+    /// Make the key by which a sender elsewhere knows this host: for submit --to
+    ProducerKey {
+        /// The folder for it
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Show who may submit over the network, and the pin by which they know this sender
+    Producers {
+        #[command(flatten)]
+        common: Common,
+    },
     /// Pull what is configured as [[source]] now; exit code 1 if something was refused or failed
     Sync {
         #[command(flatten)]
@@ -211,12 +222,16 @@ enum Submit {
         #[command(flatten)]
         common: Common,
         #[command(flatten)]
+        to: submit::To,
+        #[command(flatten)]
         args: submit::FilesArgs,
     },
     /// A version of a Terraform module, as the archive that its registry gives out
     Module {
         #[command(flatten)]
         common: Common,
+        #[command(flatten)]
+        to: submit::To,
         #[command(flatten)]
         args: submit::ModuleArgs,
     },
@@ -225,6 +240,8 @@ enum Submit {
         #[command(flatten)]
         common: Common,
         #[command(flatten)]
+        to: submit::To,
+        #[command(flatten)]
         args: submit::PackagesArgs,
     },
     /// A container image from an OCI layout, with its signatures
@@ -232,12 +249,16 @@ enum Submit {
         #[command(flatten)]
         common: Common,
         #[command(flatten)]
+        to: submit::To,
+        #[command(flatten)]
         args: submit::ImageArgs,
     },
     /// Archives of a Terraform provider, with the proof that its registry gives
     Provider {
         #[command(flatten)]
         common: Common,
+        #[command(flatten)]
+        to: submit::To,
         #[command(flatten)]
         args: submit::ProviderArgs,
     },
@@ -274,6 +295,7 @@ pub fn main() -> ExitCode {
         Command::Init { dir, receiver } => init::init(&dir, &receiver),
         Command::Run { config } => run::run(&config),
         Command::Manual(manual) => manual.make(env!("CARGO_PKG_NAME"), &Cli::command()),
+        Command::ProducerKey { out } => producers::make_key(&out),
         Command::Profile(args) => {
             profile::print(&args);
             Ok(())
@@ -305,6 +327,10 @@ fn client(common: &Common) -> anyhow::Result<Client> {
     Ok(Client::new(&config.socket(), start_with))
 }
 
+fn target(common: &Common, to: submit::To) -> anyhow::Result<submit::Target> {
+    submit::Target::new(to, || client(common))
+}
+
 async fn ask_audit(command: AuditCommand) -> anyhow::Result<()> {
     let place = |common: &Common| anyhow::Ok(own_audit::place(&Config::load(&common.config)?.dir));
     match command {
@@ -331,26 +357,27 @@ async fn ask(command: Command) -> anyhow::Result<()> {
         Command::RotateRoot { common, args } => {
             rotate::rotate_root(&Config::load(&common.config)?, &client(&common)?, &args).await?;
         }
-        Command::Submit(Submit::Files { common, args }) => {
-            let answer = submit::files(&client(&common)?, args).await?;
+        Command::Submit(Submit::Files { common, to, args }) => {
+            let answer = submit::files(&target(&common, to)?, args).await?;
             report_submission(&common, &answer);
         }
-        Command::Submit(Submit::Packages { common, args }) => {
-            let answer = submit::packages(&client(&common)?, args).await?;
+        Command::Submit(Submit::Packages { common, to, args }) => {
+            let answer = submit::packages(&target(&common, to)?, args).await?;
             report_submission(&common, &answer);
         }
-        Command::Submit(Submit::Module { common, args }) => {
-            let answer = submit::module(&client(&common)?, args).await?;
+        Command::Submit(Submit::Module { common, to, args }) => {
+            let answer = submit::module(&target(&common, to)?, args).await?;
             report_submission(&common, &answer);
         }
-        Command::Submit(Submit::Image { common, args }) => {
-            let answer = submit::image(&client(&common)?, args).await?;
+        Command::Submit(Submit::Image { common, to, args }) => {
+            let answer = submit::image(&target(&common, to)?, args).await?;
             report_submission(&common, &answer);
         }
-        Command::Submit(Submit::Provider { common, args }) => {
-            let answer = submit::provider(&client(&common)?, args).await?;
+        Command::Submit(Submit::Provider { common, to, args }) => {
+            let answer = submit::provider(&target(&common, to)?, args).await?;
             report_submission(&common, &answer);
         }
+        Command::Producers { common } => producers::producers(&client(&common)?, common.json).await?,
         Command::Sync { common, sources } => sync(&client(&common)?, sources, common.json).await?,
         Command::Release { common, channel, full, wait } => release(&common, channel, full, wait).await?,
         Command::List { common, channel } => {
@@ -423,6 +450,7 @@ async fn ask(command: Command) -> anyhow::Result<()> {
         Command::Init { .. }
         | Command::Run { .. }
         | Command::Restore { .. }
+        | Command::ProducerKey { .. }
         | Command::Profile(_)
         | Command::Receivers(_)
         | Command::Manual(_) => {}
@@ -440,12 +468,15 @@ fn report_submission(common: &Common, answer: &Value) {
         let text = |key: &str| image.get(key).and_then(Value::as_str).unwrap_or_default();
         println!("{} {}", text("image"), text("manifest"));
     }
-    println!(
-        "submitted {} artifacts, {} ({} new). Send them with: diode-sender release",
-        number("artifacts"),
-        Bytes(number("bytes")),
-        Bytes(number("new_bytes"))
-    );
+    let (artifacts, bytes, new) = (number("artifacts"), Bytes(number("bytes")), Bytes(number("new_bytes")));
+    match answer.get("sent_bytes").and_then(Value::as_u64) {
+        Some(sent) => println!("submitted {artifacts} artifacts, {bytes}; {} were sent", Bytes(sent)),
+        None => {
+            println!(
+                "submitted {artifacts} artifacts, {bytes} ({new} new). Send them with: diode-sender release"
+            );
+        }
+    }
 }
 
 async fn release(common: &Common, channel: Channel, full: bool, wait: bool) -> anyhow::Result<()> {

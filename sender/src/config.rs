@@ -15,6 +15,7 @@ use diodesync::wire::symbol_bytes_for_mtu;
 use diodesync_control::{alarms, dashboard};
 use serde::{Deserialize, Deserializer};
 
+use crate::producers;
 use crate::sources::{self, Source};
 
 /// The largest share of repair symbols that a round can send: see `nominal_repair_log2`.
@@ -46,6 +47,11 @@ pub struct Config {
     /// What is pulled from upstreams. Read by itself, for better messages.
     #[serde(default, deserialize_with = "later")]
     pub source: Vec<Source>,
+    /// Where producers are heard, and who they are; none if they are not. Read by itself, too.
+    #[serde(default, deserialize_with = "later")]
+    pub producers: Option<(producers::Listen, Vec<producers::Producer>)>,
+    #[serde(default, rename = "producer", deserialize_with = "later")]
+    _producer: (),
 }
 
 /// Room on the disk.
@@ -63,8 +69,8 @@ impl Default for Space {
     }
 }
 
-fn later<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Source>, D::Error> {
-    serde::de::IgnoredAny::deserialize(d).map(|_| Vec::new())
+fn later<'de, D: Deserializer<'de>, T: Default>(d: D) -> Result<T, D::Error> {
+    serde::de::IgnoredAny::deserialize(d).map(|_| T::default())
 }
 
 fn default_keep() -> usize {
@@ -297,6 +303,7 @@ impl Config {
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let mut config: Self = toml::from_str(text).map_err(with_hint)?;
         config.source = sources::parse_all(text)?;
+        config.producers = producers::parse(text)?;
         config.alarms.check()?;
         if !(1..=LANES_MAX).contains(&config.lane.len()) {
             bail!("expected 1 to {LANES_MAX} [[lane]], found {}", config.lane.len());
@@ -435,6 +442,26 @@ name = "main"
 #kind = "directory"
 #path = "/srv/drop"
 #every = "5m"
+
+# Build hosts that submit over QUIC (UDP): diode-sender submit KIND ... --to HOST:PORT. Nobody is heard without this table.
+#[producers]
+#listen = "0.0.0.0:7443"
+#connections_max = 64
+# Time in which something must come of what was announced, and for which a blob that has come in part is kept.
+#stall_max = "1m"
+#keep_parts = "1d"
+
+# Each with the pin that diode-sender producer-key has printed there, and with what it may submit. Patterns are compared with
+# PATH, HOST/NAMESPACE/TYPE, HOST/NAMESPACE/NAME/SYSTEM, REGISTRY/REPOSITORY:TAG or SUITE/COMPONENT/PACKAGE.
+#[[producer]]
+#name = "ci"
+#key = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+#channels = ["main"]
+#kinds = ["file", "image"]
+#names = ["tools/*", "registry.site.example/ci/*"]
+#unsigned = false
+#bytes_max = "10GB"
+#bytes_per_day = "50GB"
 "#
         )
     }

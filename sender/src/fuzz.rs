@@ -33,6 +33,12 @@ pub fn control_file(deb: &[u8]) -> Result<Vec<u8>, String> {
     deb::control_file(Cursor::new(deb), deb.len() as u64).map_err(|error| error.to_string())
 }
 
+/// What a producer connects with, for tests that then do not keep to the protocol: its folder, and the sender's pin.
+pub fn producer(dir: &std::path::Path, server: &str) -> Result<quinn::ClientConfig, String> {
+    let identity = crate::producers::Identity::of_producer(dir).map_err(|error| format!("{error:#}"))?;
+    identity.client(server.parse()?).map(|(config, _)| config).map_err(|error| format!("{error:#}"))
+}
+
 /// A whole submission to an empty sender; the indexes that it staged, or why it was refused.
 pub fn submission<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Result<Vec<Vec<u8>>, String> {
     let chunks: Vec<Bytes> = chunks.map(Bytes::copy_from_slice).collect();
@@ -51,7 +57,8 @@ pub fn submission<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Result<Vec<Vec<
             .map(|store| store.staged.values().map(|index| index.encode()).collect())
             .unwrap_or_default()
     };
-    match submit::receive(&packs, &store, &Mutex::new(()), receiver, &|_| Ok(())) {
+    match submit::receive(&packs, &store, &Mutex::new(()), receiver, &submit::Submitter::trusted(&|_| Ok(())))
+    {
         Ok(_) => Ok(staged(&store)),
         Err(error) => {
             assert!(staged(&store).is_empty(), "nothing is kept of what was refused");

@@ -202,6 +202,19 @@ impl<'a> Submission<'a> {
         self.totals.bytes += self.blob(digest).map_or(0, |blob| blob.bytes);
     }
 
+    /// Counts a blob that is here and is not given, as one that has `bytes` octets.
+    pub fn refer(&mut self, digest: &Sha256, bytes: u64) -> anyhow::Result<()> {
+        let blob = self.blob(digest);
+        let blob = blob.with_context(|| format!("blob {digest} is not here any more; submit it again"))?;
+        anyhow::ensure!(
+            blob.bytes == bytes,
+            "blob {digest} was announced to have {bytes} octets, and it has {}",
+            blob.bytes
+        );
+        self.totals.bytes += bytes;
+        Ok(())
+    }
+
     /// Where a blob is, be it new or old.
     pub fn blob(&self, digest: &Sha256) -> Option<Blob> {
         let known =
@@ -235,6 +248,11 @@ impl<'a> Submission<'a> {
     /// Whether this submission has such an artifact.
     pub fn has(&self, name: &ArtifactName) -> bool {
         self.artifacts.contains_key(name)
+    }
+
+    /// The artifacts of this submission.
+    pub fn names(&self) -> impl Iterator<Item = &ArtifactName> {
+        self.artifacts.keys()
     }
 
     /// Adds an artifact made of blobs that were put in.

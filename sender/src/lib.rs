@@ -24,6 +24,7 @@ mod init;
 mod lane;
 mod link_key;
 mod probe;
+mod producers;
 mod provider_zip;
 mod random;
 mod receivers;

@@ -22,6 +22,7 @@ use crate::export::Exports;
 use crate::housekeep;
 use crate::init::{Keys, LinkFile};
 use crate::lane::{self, LaneInput, LaneShared};
+use crate::producers::{Listening, Producers};
 use crate::release;
 use crate::resend;
 use crate::sending::Sending;
@@ -78,6 +79,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         lanes: lanes.len(),
     };
     let sources = Sources::open(&dir, &config.source, clock_s())?;
+    let producers = Producers::open(&dir, &config.producers, &audit)?;
     let mut threads = Vec::new();
     for (slot, lane) in (0..).zip(&lanes) {
         threads.push(lane::start(lane.clone(), LaneSlot(slot), &input)?);
@@ -101,11 +103,16 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         changes: Default::default(),
         dashboard: Default::default(),
         sources,
+        producers,
         audit: audit.clone(),
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let watching = alarms::start(daemon.clone())?;
+    let listening = Listening::start(daemon.clone())?;
     let result = runtime.block_on(serve(daemon));
+    if let Some(listening) = listening {
+        listening.stop();
+    }
     watching.stop();
     lanes.iter().for_each(|lane| lane.stop.store(true, Ordering::Relaxed));
     threads.into_iter().for_each(|thread| drop(thread.join()));

@@ -7,6 +7,7 @@ use diodesync::pack::Disk;
 use diodesync::quantity::{BitsPerS, Bytes};
 use serde::{Deserialize, Serialize};
 
+use crate::producers::ProducerStatus;
 use crate::sources::SourceStatus;
 
 /// The whole answer.
@@ -29,6 +30,9 @@ pub struct Status {
     /// Sources.
     #[serde(default)]
     pub sources: Vec<SourceStatus>,
+    /// Who submits over the network.
+    #[serde(default)]
+    pub producers: Vec<ProducerStatus>,
     /// The disk; none if it cannot be measured.
     pub disk: Option<Disk>,
     /// What needs an operator.
@@ -156,6 +160,9 @@ impl Status {
         }
         for source in &self.sources {
             let _ = write!(out, "\n{}", source.to_text(self.clock_ms / 1000));
+        }
+        for producer in &self.producers {
+            let _ = write!(out, "\n{}", producer.to_text(self.clock_ms / 1000));
         }
         if let Some(disk) = &self.disk {
             let _ = writeln!(out, "\n{}", disk.to_text());

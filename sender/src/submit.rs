@@ -17,18 +17,20 @@ mod local;
 mod module;
 mod packages;
 mod server;
+mod target;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use diodesync::id::{Channel, Sha256};
 use serde::{Deserialize, Serialize};
 
-pub use command::{FilesArgs, Item, ProviderArgs, files, provider};
+pub use command::{FilesArgs, Frames, Item, ProviderArgs, ReadFailure, files, provider};
 pub use image::{ImageArgs, image};
-pub use local::hand_over;
+pub use local::{hand_over, take_from};
 pub use module::{ModuleArgs, module};
 pub use packages::{PackagesArgs, packages};
-pub use server::receive;
+pub use server::{Garbled, Submitter, receive};
+pub use target::{Target, To};
 
 const TAG_MESSAGE: u8 = 1;
 const TAG_DATA: u8 = 2;
@@ -59,6 +61,16 @@ enum Message {
     },
     /// All of the last file was sent.
     EndFile,
+    /// All of the last file was sent, and it must be this.
+    EndOf {
+        /// Its digest.
+        sha256: Sha256,
+    },
+    /// The last file does not come: the daemon holds it.
+    Held {
+        /// What it is.
+        sha256: Sha256,
+    },
     /// That is all.
     End,
 }

@@ -58,6 +58,8 @@ pub enum Actor {
     Caller(Person),
     /// A command that did it itself, without the daemon.
     Command(Person),
+    /// A producer over the network, as `NAME@ADDRESS:PORT`.
+    Producer(String),
     /// Someone at the dashboard who knows its token.
     Dashboard(String),
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use diodesync::id::Channel;
+use diodesync::id::{Channel, Sha256};
 use diodesync::quantity::Bytes as Human;
 use diodesync::release::name::{FilePath, ProviderAddress};
 use diodesync_control::{Client, Progress, ReceiverStream};
@@ -16,7 +16,7 @@ use hyper::body::Frame;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::{FRAME_BYTES_MAX, Message, Role, TAG_DATA, TAG_MESSAGE, What, frame_head};
+use super::{FRAME_BYTES_MAX, Message, Role, TAG_DATA, TAG_MESSAGE, Target, What, frame_head};
 
 /// `submit files`.
 #[derive(Debug, clap::Args)]
@@ -88,7 +88,7 @@ impl Item {
 }
 
 /// Submits plain files.
-pub async fn files(client: &Client, args: FilesArgs) -> anyhow::Result<Value> {
+pub async fn files(target: &Target, args: FilesArgs) -> anyhow::Result<Value> {
     let prefix = args.into.as_deref().map(|into| into.trim_end_matches('/')).filter(|into| !into.is_empty());
     if let Some(prefix) = prefix {
         prefix.parse::<FilePath>().context("--into")?;
@@ -105,7 +105,7 @@ pub async fn files(client: &Client, args: FilesArgs) -> anyhow::Result<Value> {
     if items.is_empty() {
         bail!("there is no file in what was given");
     }
-    send(client, args.channel, What::Files, items).await
+    target.submit(args.channel, What::Files, items).await
 }
 
 fn utf8<'a>(path: &Path, name: &'a std::ffi::OsStr) -> anyhow::Result<&'a str> {
@@ -148,7 +148,7 @@ fn walk(path: &Path, metadata: &std::fs::Metadata, name: &str, items: &mut Vec<I
 }
 
 /// Submits a provider.
-pub async fn provider(client: &Client, args: ProviderArgs) -> anyhow::Result<Value> {
+pub async fn provider(target: &Target, args: ProviderArgs) -> anyhow::Result<Value> {
     let address: ProviderAddress = args.source.parse().context("--source")?;
     if args.sums.is_none() && !args.unsigned {
         bail!(
@@ -163,7 +163,7 @@ pub async fn provider(client: &Client, args: ProviderArgs) -> anyhow::Result<Val
     let items = files.map(|(path, role)| Item::of(path, role)).collect::<Result<_, _>>()?;
     let what =
         What::Provider { address: address.to_string(), protocols: args.protocol, unsigned: args.unsigned };
-    send(client, args.channel, what, items).await
+    target.submit(args.channel, what, items).await
 }
 
 /// Streams files to the daemon; what it answers.
@@ -190,7 +190,9 @@ pub(super) async fn send(
     }
 }
 
-pub(super) enum ReadFailure {
+/// Why not everything was handed over.
+#[derive(Debug)]
+pub enum ReadFailure {
     /// A file could not be read.
     File(anyhow::Error),
     /// The daemon takes no more.
@@ -198,7 +200,7 @@ pub(super) enum ReadFailure {
 }
 
 /// Where frames go, or what breaks the submission off; false if nothing more is taken.
-pub(super) struct Frames(pub Box<dyn Fn(std::io::Result<Bytes>) -> bool + Send>);
+pub struct Frames(pub(super) Box<dyn Fn(std::io::Result<Bytes>) -> bool + Send>);
 
 impl Frames {
     fn put(&self, octets: Vec<u8>) -> Result<(), ReadFailure> {
@@ -209,6 +211,48 @@ impl Frames {
         let body = serde_json::to_vec(message).map_err(|error| ReadFailure::File(error.into()))?;
         self.put([&frame_head(TAG_MESSAGE, body.len()), body.as_slice()].concat())
     }
+
+    /// Says what comes. `bytes` are those of the files that come whole.
+    pub fn begin(&self, channel: Channel, what: What, bytes: u64) -> Result<(), ReadFailure> {
+        self.say(&Message::Begin { channel, what, bytes })
+    }
+
+    fn announce(&self, item: &Item) -> Result<(), ReadFailure> {
+        let Item { path, role, bytes, .. } = item;
+        self.say(&Message::File { path: path.clone(), role: *role, bytes: *bytes })
+    }
+
+    /// Hands a file over.
+    pub fn file(&self, item: &Item, progress: &Progress) -> Result<(), ReadFailure> {
+        progress.message(format!("{} ({})", item.path, Human(item.bytes)));
+        self.content(item, progress)?;
+        self.say(&Message::EndFile)
+    }
+
+    /// Hands a file over that must be what its digest says.
+    pub fn file_of(&self, item: &Item, sha256: Sha256) -> Result<(), ReadFailure> {
+        self.content(item, &Progress::hidden())?;
+        self.say(&Message::EndOf { sha256 })
+    }
+
+    fn content(&self, item: &Item, progress: &Progress) -> Result<(), ReadFailure> {
+        self.announce(item)?;
+        read_file(item, self, progress).inspect_err(|_| {
+            // Breaking the body off tells the daemon that this is not the end.
+            let _ = (self.0)(Err(std::io::Error::other("the command could not read a file")));
+        })
+    }
+
+    /// Names a file that the daemon holds.
+    pub fn held(&self, item: &Item, sha256: Sha256) -> Result<(), ReadFailure> {
+        self.announce(item)?;
+        self.say(&Message::Held { sha256 })
+    }
+
+    /// Says that this is all.
+    pub fn end(&self) -> Result<(), ReadFailure> {
+        self.say(&Message::End)
+    }
 }
 
 pub(super) fn read_all(
@@ -218,21 +262,10 @@ pub(super) fn read_all(
     frames: &Frames,
     progress: &Progress,
 ) -> Result<(), ReadFailure> {
-    let bytes = items.iter().map(|item| item.bytes).sum();
-    frames.say(&Message::Begin { channel, what, bytes })?;
-    for item in items {
-        progress.message(format!("{} ({})", item.path, Human(item.bytes)));
-        let Item { path, role, bytes, .. } = item;
-        frames.say(&Message::File { path: path.clone(), role: *role, bytes: *bytes })?;
-        if let Err(failure) = read_file(item, frames, progress) {
-            // Breaking the body off tells the daemon that this is not the end.
-            let _ = (frames.0)(Err(std::io::Error::other("the command could not read a file")));
-            return Err(failure);
-        }
-        frames.say(&Message::EndFile)?;
-    }
+    frames.begin(channel, what, items.iter().map(|item| item.bytes).sum())?;
+    items.iter().try_for_each(|item| frames.file(item, progress))?;
     progress.finish();
-    frames.say(&Message::End)
+    frames.end()
 }
 
 fn read_file(item: &Item, frames: &Frames, progress: &Progress) -> Result<(), ReadFailure> {

@@ -11,13 +11,12 @@ use diodesync::limits::MANIFEST_BYTES_MAX;
 use diodesync::release::image::{Manifests, closure, parse_digest};
 use diodesync::release::index::{ArtifactKind, Image};
 use diodesync::release::{ArtifactName, ImageRepository, Tag};
-use diodesync_control::Client;
 use serde_json::{Value, json};
 
-use super::command::{Item, send};
+use super::command::Item;
 use super::layout::{Layout, wrong_digest};
 use super::server::{FrameReader, take_blob};
-use super::{Role, What};
+use super::{Role, Target, What};
 use crate::ingest::Submission;
 
 /// `submit image`.
@@ -38,7 +37,7 @@ pub struct ImageArgs {
 }
 
 /// Submits an image, with the signatures, attestations and SBOMs that the layout holds for it.
-pub async fn image(client: &Client, args: ImageArgs) -> anyhow::Result<Value> {
+pub async fn image(target: &Target, args: ImageArgs) -> anyhow::Result<Value> {
     let (repository, tag) = parse_name(&args.name)?;
     let layout = Layout::open(&args.layout)?;
     let root = layout.select(args.reference.as_deref(), &repository, &tag)?;
@@ -48,9 +47,7 @@ pub async fn image(client: &Client, args: ImageArgs) -> anyhow::Result<Value> {
         images.values().flat_map(|image| image.manifests.keys().copied()).collect();
     let blobs: BTreeSet<Sha256> = images.values().flat_map(|image| image.blobs.iter().copied()).collect();
     let blobs: Vec<Sha256> = blobs.difference(&manifests).copied().collect();
-    let answer = client.post("/v1/held", &json!({ "blobs": blobs })).await?;
-    let held: BTreeSet<Sha256> = serde_json::from_value(answer.get("held").cloned().unwrap_or_default())
-        .context("the daemon's answer is not understood")?;
+    let held = target.held(&blobs).await?;
     let item = |digest: Sha256, role| {
         let bytes = layout.bytes(&digest).context("a blob vanished from the layout")?;
         anyhow::Ok(Item { source: layout.path(&digest), path: format!("sha256:{digest}"), role, bytes })
@@ -61,7 +58,7 @@ pub async fn image(client: &Client, args: ImageArgs) -> anyhow::Result<Value> {
 
     let tags = images.iter().map(|(tag, image)| (tag.to_string(), image.manifest)).collect();
     let what = What::Image { repository: repository.to_string(), tags, omitted: BTreeSet::new() };
-    let mut answer = send(client, args.channel, what, items).await?;
+    let mut answer = target.submit(args.channel, what, items).await?;
     let images = images.iter().map(|(tag, image)| {
         json!({
             "image": format!("{repository}:{tag}"), "manifest": format!("sha256:{}", image.manifest),
@@ -106,15 +103,21 @@ fn gather(
     Ok(images)
 }
 
-/// The daemon's end: takes manifests and blobs, and makes an artifact of each tag.
+/// What is submitted, as [`What::Image`] says it.
+pub(super) struct Named {
+    pub repository: ImageRepository,
+    pub tags: BTreeMap<String, Sha256>,
+    pub omitted: BTreeSet<Sha256>,
+}
+
+/// The daemon's end: takes manifests and blobs, and makes an artifact of each tag. With `only_given`, blobs that are here
+/// and were not named do not count.
 pub(super) fn take(
     submission: &mut Submission<'_>,
     frames: &mut FrameReader,
-    repository: &str,
-    tags: BTreeMap<String, Sha256>,
-    omitted: BTreeSet<Sha256>,
+    Named { repository, tags, omitted }: Named,
+    only_given: bool,
 ) -> anyhow::Result<()> {
-    let repository: ImageRepository = repository.parse()?;
     let mut manifests = Manifests::default();
     omitted.into_iter().for_each(|digest| manifests.omit(digest));
     let mut taken = BTreeSet::new();
@@ -140,7 +143,10 @@ pub(super) fn take(
     }
     for (tag, root) in tags {
         let tag: Tag = tag.parse()?;
-        let image = closure(root, &manifests, |digest| submission.blob(digest).map(|blob| blob.bytes));
+        let image = closure(root, &manifests, |digest| {
+            let blob = submission.blob(digest).filter(|_| !only_given || taken.contains(digest));
+            blob.map(|blob| blob.bytes)
+        });
         let image = image.with_context(|| format!("{repository}:{tag} is not whole"))?;
         // What was here before was not sent again.
         for held in image.blobs.iter().filter(|digest| taken.insert(**digest)) {

@@ -10,12 +10,11 @@ use diodesync::limits::MODULE_BYTES_MAX;
 use diodesync::release::index::{ArtifactKind, Module};
 use diodesync::release::module::{FolderPattern, check};
 use diodesync::release::name::{ArtifactName, ModuleAddress, ModuleFormat, Version};
-use diodesync_control::Client;
 use serde_json::Value;
 
-use super::command::{Item, send};
+use super::command::Item;
 use super::server::{FrameReader, take_blob};
-use super::{Role, What};
+use super::{Role, Target, What};
 use crate::ingest::Submission;
 
 /// `submit module`.
@@ -39,14 +38,14 @@ pub struct ModuleArgs {
 }
 
 /// Submits a module.
-pub async fn module(client: &Client, args: ModuleArgs) -> anyhow::Result<Value> {
+pub async fn module(target: &Target, args: ModuleArgs) -> anyhow::Result<Value> {
     let item = Item::of(&args.archive, Role::Module)?;
     let what = What::Module {
         address: args.source.to_string(),
         version: args.module_version.to_string(),
         folder: args.folder.to_string(),
     };
-    send(client, args.channel, what, vec![item]).await
+    target.submit(args.channel, what, vec![item]).await
 }
 
 /// The daemon's end: takes the archive.

@@ -10,12 +10,11 @@ use diodesync::release::archive::{ArchiveProof, Claim, verify};
 use diodesync::release::index::{ArtifactKind, Package, PackageProof};
 use diodesync::release::name::{ArtifactName, PackageName, Suite};
 use diodesync::release::package::Control;
-use diodesync_control::Client;
 use serde_json::Value;
 
-use super::command::{Item, send};
+use super::command::Item;
 use super::server::{FrameReader, take_blob};
-use super::{Role, What};
+use super::{Role, Target, What};
 use crate::deb;
 use crate::ingest::Submission;
 
@@ -37,10 +36,10 @@ pub struct PackagesArgs {
 }
 
 /// Submits Debian packages.
-pub async fn packages(client: &Client, args: PackagesArgs) -> anyhow::Result<Value> {
+pub async fn packages(target: &Target, args: PackagesArgs) -> anyhow::Result<Value> {
     let items = args.debs.iter().map(|path| Item::of(path, Role::Package)).collect::<Result<_, _>>()?;
     let what = What::Packages { suite: args.suite.to_string(), component: args.component, held: Vec::new() };
-    send(client, args.channel, what, items).await
+    target.submit(args.channel, what, items).await
 }
 
 /// Takes packages until the end of the submission, and those of `held` that are here already. If the archive's proof

@@ -24,6 +24,36 @@ use crate::ingest::{BlobWriter, Submission, Totals};
 use crate::provider_zip;
 use crate::store::Store;
 
+/// A file is not what it was when its digest was proven.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "blob {expected} was found to be {found} when it was read back; submit it again, and look at the disk"
+)]
+pub struct Garbled {
+    /// What it was to be.
+    pub expected: Sha256,
+    /// What it is.
+    pub found: Sha256,
+}
+
+/// Who submits, and what that means for the checks.
+#[derive(Clone, Copy)]
+pub struct Submitter<'a> {
+    /// Tells what is about to be staged.
+    pub tell: &'a Tell<'a>,
+    /// Whether an artifact may be submitted, once it is known what it is called.
+    pub judge: &'a dyn Fn(&ArtifactName) -> anyhow::Result<()>,
+    /// Whether an artifact is made only of what the submission names, file by file, and of nothing else that is here.
+    pub only_given: bool,
+}
+
+impl<'a> Submitter<'a> {
+    /// Someone who may submit everything: who reaches the control socket, and the daemon itself.
+    pub fn trusted(tell: &'a Tell<'a>) -> Self {
+        Self { tell, judge: &|_| Ok(()), only_given: false }
+    }
+}
+
 /// Takes a submission from the chunks of a request's body. Runs on a thread of its own; `writer` lets one through at a
 /// time.
 pub fn receive(
@@ -31,7 +61,7 @@ pub fn receive(
     store: &Mutex<Store>,
     writer: &Mutex<()>,
     chunks: mpsc::Receiver<Bytes>,
-    tell: &Tell<'_>,
+    by: &Submitter<'_>,
 ) -> anyhow::Result<Totals> {
     let mut frames = FrameReader { chunks, rest: Bytes::new(), data_left: 0 };
     let Some(Frame::Message(Message::Begin { channel, what, bytes })) = frames.next()? else {
@@ -55,10 +85,12 @@ pub fn receive(
             packages::take(&mut submission, &mut frames, &suite.parse()?, &component, &held)?
         }
         What::Image { repository, tags, omitted } => {
-            image::take(&mut submission, &mut frames, &repository, tags, omitted)?
+            let image = image::Named { repository: repository.parse()?, tags, omitted };
+            image::take(&mut submission, &mut frames, image, by.only_given)?
         }
     }
-    submission.finish(clock_s(), tell)
+    submission.names().try_for_each(by.judge)?;
+    submission.finish(clock_s(), by.tell)
 }
 
 fn take_files(submission: &mut Submission<'_>, frames: &mut FrameReader) -> anyhow::Result<()> {
@@ -90,7 +122,16 @@ pub(super) fn take_blob(
                 submission.write(&mut blob, &octets)?;
             }
             Some(Frame::Message(Message::EndFile)) if taken == bytes => return submission.end_blob(blob),
-            Some(Frame::Message(Message::EndFile)) => {
+            Some(Frame::Message(Message::Held { sha256 })) if taken == 0 => {
+                submission.refer(&sha256, bytes)?;
+                return Ok(sha256);
+            }
+            Some(Frame::Message(Message::EndOf { sha256 })) if taken == bytes => {
+                let found = submission.end_blob(blob)?;
+                anyhow::ensure!(found == sha256, Garbled { expected: sha256, found });
+                return Ok(found);
+            }
+            Some(Frame::Message(Message::EndFile | Message::EndOf { .. })) => {
                 bail!("a file of {bytes} octets was announced, {taken} came")
             }
             _ => bail!("a submission broke off in the middle of a file"),

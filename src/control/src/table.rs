@@ -27,6 +27,20 @@ impl<'a> Table<'a> {
         Table { text, span: 0..0, table: document, asked: Vec::new() }.tables(key)
     }
 
+    /// The table `[key]` of a document, if there is one.
+    pub fn one_of(
+        text: &'a str,
+        document: &'a DeTable<'a>,
+        key: &'static str,
+    ) -> anyhow::Result<Option<Self>> {
+        let mut root = Table { text, span: 0..0, table: document, asked: Vec::new() };
+        let Some(value) = root.entry(key) else { return Ok(None) };
+        match value.get_ref() {
+            DeValue::Table(table) => Ok(Some(Table { text, span: value.span(), table, asked: Vec::new() })),
+            _ => bail!(root.error_at(key, format!("{key}: expected a table, found {}", what(value)))),
+        }
+    }
+
     fn entry(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
         self.asked.push(key);
         self.table.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)

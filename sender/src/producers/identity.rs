@@ -1,0 +1,419 @@
+//! Who is who: an Ed25519 key on each end, and its pin on the other.
+//!
+//! TLS 1.3 with raw public keys (RFC 7250): there is no certificate that could expire, name a host or be signed by
+//! somebody. A pin is the SHA-256 of the public key as X.509 writes it (SubjectPublicKeyInfo). Neither side ever resumes a
+//! session, so that each connection proves both keys, and nothing is taken early (0-RTT).
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use aws_lc_rs::signature::Ed25519KeyPair;
+use diodesync::audit::Side;
+use diodesync::id::Sha256;
+use diodesync::pack::fact;
+use diodesync_control::secret;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{IdleTimeout, TransportConfig, VarInt};
+use serde::{Deserialize, Serialize};
+use tokio_rustls::rustls;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
+use rustls::crypto::{CryptoProvider, aws_lc_rs as provider, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage};
+use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+
+use super::protocol::ALPN;
+use crate::{init, random};
+
+/// A producer's secret key, in its folder.
+const SECRET_FILE: &str = "producer.key";
+/// Its pin beside it, for people.
+const PIN_FILE: &str = "producer.pin";
+/// Time after which a connection of which nothing is heard is gone.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+/// How often a producer is heard of while it waits.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Octets that may be under way on a connection, and on one stream of it.
+const WINDOW_BYTES: u32 = 4 << 20;
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// Content streams of a connection at once.
+pub const STREAMS_MAX: usize = 4;
+
+/// A public key by its digest: `sha256:HEX`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Pin(pub Sha256);
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.0)
+    }
+}
+
+impl FromStr for Pin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digest = text.strip_prefix("sha256:").and_then(|hex| hex.parse().ok());
+        digest.map(Self).ok_or_else(|| {
+            format!("expected a pin, sha256: and 64 lower-case hexadecimal digits, found {text:?}")
+        })
+    }
+}
+
+impl TryFrom<String> for Pin {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Pin> for String {
+    fn from(pin: Pin) -> Self {
+        pin.to_string()
+    }
+}
+
+impl Pin {
+    /// Of a raw public key, which rustls hands around as if it were a certificate.
+    pub fn of(key: &CertificateDer<'_>) -> Self {
+        Self(Sha256::of(key.as_ref()))
+    }
+}
+
+/// A key of ours.
+#[derive(Clone)]
+pub struct Identity(Arc<CertifiedKey>);
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Identity").field(&self.pin()).finish()
+    }
+}
+
+impl Identity {
+    fn of_seed(seed: &[u8; 32]) -> anyhow::Result<Self> {
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed).ok().context("the key is not taken")?;
+        let der = pair.to_pkcs8v1().ok().context("the key cannot be written as PKCS #8")?;
+        let key = provider::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(der.as_ref()))?;
+        let public = key.public_key().context("the key has no public half")?;
+        let public = CertificateDer::from(public.as_ref().to_vec());
+        Ok(Self(Arc::new(CertifiedKey::new(vec![public], key))))
+    }
+
+    /// Reads a key; whether it had to be made first.
+    pub fn open(path: &Path) -> anyhow::Result<(Self, bool)> {
+        let is_new = !secret::find(Side::Sender, path).exists();
+        if is_new {
+            fact::write_secret(path, &random::array::<32>()?)?;
+        }
+        Ok((Self::of_seed(&init::read_key(path)?)?, is_new))
+    }
+
+    /// Makes a producer's key in a folder.
+    pub fn make_producer(dir: &Path) -> anyhow::Result<Self> {
+        let path = dir.join(SECRET_FILE);
+        if path.exists() {
+            bail!("{} is there already and is not overwritten; use another --out", path.display());
+        }
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let (identity, _) = Self::open(&path)?;
+        let text = format!("{}\n", identity.pin());
+        fact::write_atomic(&dir.join(PIN_FILE), 0o644, &[text.as_bytes()])?;
+        Ok(identity)
+    }
+
+    /// Reads it.
+    pub fn of_producer(dir: &Path) -> anyhow::Result<Self> {
+        let path = dir.join(SECRET_FILE);
+        if !path.exists() {
+            bail!(
+                "{} has no {SECRET_FILE}; make it on this host: diode-sender producer-key --out {0}",
+                dir.display()
+            );
+        }
+        Self::of_seed(&init::read_key(&path)?)
+    }
+
+    /// What the other side knows it by.
+    pub fn pin(&self) -> Pin {
+        self.0.cert.first().map_or(Pin(Sha256([0; 32])), Pin::of)
+    }
+
+    /// For an endpoint that takes submissions from those who hold one of these keys.
+    pub fn server(&self, known: BTreeSet<Pin>) -> anyhow::Result<quinn::ServerConfig> {
+        let verifier = Arc::new(Known::new(known));
+        let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(provider::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(self.0.clone())));
+        tls.alpn_protocols = vec![ALPN.to_vec()];
+        tls.max_early_data_size = 0;
+        tls.send_tls13_tickets = 0;
+        tls.session_storage = Arc::new(NoServerSessionStorage {});
+        let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
+        let mut transport = transport()?;
+        transport.max_concurrent_bidi_streams(VarInt::from_u32(1));
+        transport.max_concurrent_uni_streams(VarInt::from_u32(STREAMS_MAX as u32));
+        config.transport_config(Arc::new(transport));
+        // A producer stays where it is while it submits.
+        config.migration(false);
+        Ok(config)
+    }
+
+    /// For an endpoint that submits to who holds `server`; which key was found instead, once it was another.
+    pub fn client(&self, server: Pin) -> anyhow::Result<(quinn::ClientConfig, Arc<Mutex<Option<Pin>>>)> {
+        let verifier = Arc::new(Known::new(BTreeSet::from([server])));
+        let found = verifier.stranger.clone();
+        let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(self.0.clone())));
+        tls.alpn_protocols = vec![ALPN.to_vec()];
+        tls.enable_early_data = false;
+        tls.resumption = Resumption::disabled();
+        let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+        let mut transport = transport()?;
+        transport.keep_alive_interval(Some(KEEP_ALIVE));
+        transport.max_concurrent_bidi_streams(VarInt::from_u32(0));
+        transport.max_concurrent_uni_streams(VarInt::from_u32(0));
+        config.transport_config(Arc::new(transport));
+        Ok((config, found))
+    }
+}
+
+fn transport() -> anyhow::Result<TransportConfig> {
+    let mut transport = TransportConfig::default();
+    transport.max_idle_timeout(Some(IdleTimeout::try_from(IDLE_MAX)?));
+    transport.receive_window(VarInt::from_u32(WINDOW_BYTES));
+    transport.stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES));
+    transport.send_window(u64::from(WINDOW_BYTES));
+    transport.datagram_receive_buffer_size(None);
+    Ok(transport)
+}
+
+/// Takes those whose pins are known, and nobody else.
+#[derive(Debug)]
+struct Known {
+    pins: BTreeSet<Pin>,
+    provider: CryptoProvider,
+    /// The last that was not.
+    stranger: Arc<Mutex<Option<Pin>>>,
+}
+
+impl Known {
+    fn new(pins: BTreeSet<Pin>) -> Self {
+        Self { pins, provider: provider::default_provider(), stranger: Arc::default() }
+    }
+
+    fn judge(&self, key: &CertificateDer<'_>) -> Result<(), Error> {
+        let pin = Pin::of(key);
+        if self.pins.contains(&pin) {
+            return Ok(());
+        }
+        *self.stranger.lock().unwrap_or_else(PoisonError::into_inner) = Some(pin);
+        Err(CertificateError::ApplicationVerificationFailure.into())
+    }
+
+    fn verify(
+        &self,
+        message: &[u8],
+        key: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let key = SubjectPublicKeyInfoDer::from(key.as_ref());
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
+    }
+
+    fn schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// TLS 1.2 is never spoken over QUIC.
+fn no_tls12() -> Result<HandshakeSignatureValid, Error> {
+    Err(Error::General("TLS 1.2 is not spoken".to_owned()))
+}
+
+impl ClientCertVerifier for Known {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        key: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.judge(key).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        key: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verify(message, key, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes()
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+impl ServerCertVerifier for Known {
+    fn verify_server_cert(
+        &self,
+        key: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.judge(key).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        key: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verify(message, key, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes()
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_once_and_read_back() {
+        let dir = std::env::temp_dir().join(format!("diode-sender-identity-{}", std::process::id()));
+        let made = Identity::make_producer(&dir).unwrap();
+        assert_eq!(Identity::of_producer(&dir).unwrap().pin(), made.pin());
+        let pin = std::fs::read_to_string(dir.join(PIN_FILE)).unwrap();
+        assert_eq!(pin.trim().parse(), Ok(made.pin()));
+        assert!(Identity::make_producer(&dir).unwrap_err().to_string().contains("not overwritten"));
+        let mode = std::os::unix::fs::MetadataExt::mode(&dir.join(SECRET_FILE).metadata().unwrap());
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(Identity::of_producer(&dir).unwrap_err().to_string().contains("producer-key --out"));
+    }
+
+    /// The pin is what anyone can compute of the public key: here that of RFC 8410, section 10.1.
+    #[test]
+    fn a_pin_is_the_digest_of_the_public_key() {
+        use base64::Engine;
+        let decode = |text| base64::prelude::BASE64_STANDARD.decode(text).unwrap();
+        let public = decode("MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=");
+        let secret = decode("MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC");
+        let identity = Identity::of_seed(secret.last_chunk().unwrap()).unwrap();
+        assert_eq!(identity.pin(), Pin(Sha256::of(&public)));
+    }
+
+    #[test]
+    fn what_is_no_pin_is_refused() {
+        let hex = Sha256::of(b"x").to_string();
+        assert!(format!("sha256:{hex}").parse::<Pin>().is_ok());
+        for bad in
+            [hex.clone(), format!("sha256:{}", hex.to_uppercase()), "sha256:12".to_owned(), String::new()]
+        {
+            assert!(bad.parse::<Pin>().is_err(), "{bad}");
+        }
+    }
+
+    async fn connect(client: &quinn::ClientConfig, to: std::net::SocketAddr) -> Result<(), String> {
+        let mut endpoint = quinn::Endpoint::client((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        endpoint.set_default_client_config(client.clone());
+        // A second connection with the same settings could begin early, if there were anything to begin with.
+        for _ in 0..2 {
+            let Err(connecting) = endpoint.connect(to, "sender").unwrap().into_0rtt() else {
+                return Err("0-RTT".to_owned());
+            };
+            let connection = connecting.await.map_err(|error| error.to_string())?;
+            // Who is not let in hears so after it has begun to speak.
+            let echoed: anyhow::Result<()> = async {
+                let (mut send, mut receive) = connection.open_bi().await?;
+                send.write_all(b"x").await?;
+                Ok(receive.read_exact(&mut [0]).await?)
+            }
+            .await;
+            echoed.map_err(|error| {
+                connection.close_reason().map_or(error.to_string(), |why| why.to_string())
+            })?;
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn both_ends_know_each_other_or_do_not_speak_and_nothing_is_early() {
+        let [server, known, stranger] = [1, 2, 3].map(|seed| Identity::of_seed(&[seed; 32]).unwrap());
+        let config = server.server(BTreeSet::from([known.pin()])).unwrap();
+        let endpoint = quinn::Endpoint::server(config, (std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let to = endpoint.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Some(incoming) = endpoint.accept().await {
+                tokio::spawn(async move {
+                    let connection = incoming.await?;
+                    let (mut send, mut receive) = connection.accept_bi().await?;
+                    let mut octet = [0];
+                    receive.read_exact(&mut octet).await.unwrap();
+                    send.write_all(&octet).await.unwrap();
+                    connection.closed().await;
+                    Ok::<_, quinn::ConnectionError>(())
+                });
+            }
+        });
+        connect(&known.client(server.pin()).unwrap().0, to).await.unwrap();
+        let error = connect(&stranger.client(server.pin()).unwrap().0, to).await.unwrap_err();
+        assert!(error.contains("handshake failed: error 49"), "{error}");
+        let (config, found) = known.client(stranger.pin()).unwrap();
+        connect(&config, to).await.unwrap_err();
+        assert_eq!(*found.lock().unwrap(), Some(server.pin()));
+    }
+}

@@ -1,0 +1,237 @@
+//! Where producers are heard: a thread of its own with its own runtime, behind everything else (`nice`), so that whoever
+//! comes over the network takes no time from the lanes.
+//!
+//! Before a producer has proved its key it costs next to nothing: an address must answer first (Retry), has few
+//! handshakes at once, and a handshake has little time.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use diodesync::audit::{Actor, Event};
+use diodesync_control::service;
+use quinn::{Connection, Endpoint, Incoming, VarInt};
+use tokio::sync::watch;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+
+use super::desk::Open;
+use super::identity::Pin;
+use super::session::Session;
+use crate::api::Daemon;
+
+/// Time for a handshake.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// Handshakes of one address at once.
+const HANDSHAKES_MAX: usize = 8;
+/// How often it is tried to listen.
+const RETRY: Duration = Duration::from_secs(5);
+/// Time for those who are connected to hear of the end.
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
+/// Of strangers is told this often at most.
+const STRANGERS_INTERVAL: Duration = Duration::from_secs(10);
+/// How much it stands behind the others.
+const NICE: i32 = 5;
+
+/// Why a connection is closed, for the other end.
+#[derive(Debug, Clone, Copy)]
+pub enum Close {
+    /// The sender stops.
+    Stopping = 1,
+    /// There are too many.
+    Busy = 2,
+    /// Nothing has come for too long, or what came is not what was announced.
+    Dropped = 3,
+}
+
+impl Close {
+    /// As it is written.
+    pub fn code(self) -> VarInt {
+        VarInt::from_u32(self as u32)
+    }
+}
+
+/// The thread; it ends when it is told to.
+#[derive(Debug)]
+pub struct Listening {
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+impl Listening {
+    /// Starts it, if producers are to be heard. That it cannot listen is an alarm, and tried again.
+    pub fn start(daemon: Arc<Daemon>) -> anyhow::Result<Option<Self>> {
+        let Some(open) = &daemon.producers.open else { return Ok(None) };
+        let config = open.identity.server(daemon.producers.keys())?;
+        let (stop, stopped) = watch::channel(false);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .thread_name("producers work")
+            .enable_all()
+            .build()?;
+        let thread = std::thread::Builder::new().name("producers".to_owned()).spawn(move || {
+            service::yield_to_others(NICE);
+            runtime.block_on(run(&daemon, config, stopped));
+            runtime.shutdown_background();
+        });
+        Ok(Some(Self { stop, thread: thread.context("cannot start the producers' thread")? }))
+    }
+
+    /// Ends it.
+    pub fn stop(self) {
+        let _ = self.stop.send(true);
+        let _ = self.thread.join();
+    }
+}
+
+async fn run(daemon: &Arc<Daemon>, config: quinn::ServerConfig, mut stopped: watch::Receiver<bool>) {
+    let Some(open) = &daemon.producers.open else { return };
+    loop {
+        match Endpoint::server(config.clone(), open.config.listen) {
+            Ok(endpoint) => {
+                daemon.producers.set_trouble(None);
+                tracing::info!(listen = %open.config.listen, pin = %open.identity.pin(), "producers are heard");
+                tokio::select! {
+                    () = accept(daemon, open, &endpoint) => {}
+                    _ = stopped.changed() => {
+                        endpoint.close(Close::Stopping.code(), b"the sender stops");
+                        let _ = tokio::time::timeout(GOODBYE_MAX, endpoint.wait_idle()).await;
+                        return;
+                    }
+                }
+            }
+            Err(error) => {
+                let text = format!(
+                    "producers are not heard: cannot listen on {}, which [producers] listen names: {error}. It is tried again",
+                    open.config.listen
+                );
+                if daemon.producers.trouble().as_ref() != Some(&text) {
+                    tracing::warn!("{text}");
+                }
+                daemon.producers.set_trouble(Some(text));
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            _ = stopped.changed() => return,
+        }
+    }
+}
+
+async fn accept(daemon: &Arc<Daemon>, open: &Open, endpoint: &Endpoint) {
+    let (handshakes, strangers) = (Handshakes::default(), Arc::new(Strangers::default()));
+    while let Some(incoming) = endpoint.accept().await {
+        if endpoint.open_connections() > open.config.connections_max {
+            incoming.refuse();
+            continue;
+        }
+        if !incoming.remote_address_validated() {
+            // Cannot fail for one that was not validated; and where it does, the other end tries again.
+            let _ = incoming.retry();
+            continue;
+        }
+        let Some(handshake) = handshakes.enter(incoming.remote_address().ip()) else {
+            incoming.refuse();
+            continue;
+        };
+        tokio::spawn(meet(daemon.clone(), incoming, handshake, strangers.clone()));
+    }
+}
+
+/// A connection, from its first packet to its last.
+async fn meet(daemon: Arc<Daemon>, incoming: Incoming, handshake: Handshake, strangers: Arc<Strangers>) {
+    let ip = incoming.remote_address().ip();
+    let connection = match tokio::time::timeout(HANDSHAKE_MAX, async { incoming.accept()?.await }).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return strangers.tell(&daemon, ip, error.to_string()).await,
+        Err(_) => return strangers.tell(&daemon, ip, "the handshake took too long".to_owned()).await,
+    };
+    drop(handshake);
+    let Some(desk) = key_of(&connection).and_then(|key| daemon.producers.desk(&key)) else {
+        // TLS let nobody else in.
+        return connection.close(Close::Dropped.code(), b"unknown key");
+    };
+    let Some(_connected) = desk.connect() else {
+        return connection.close(Close::Busy.code(), b"this producer has too many connections at once");
+    };
+    Session::new(daemon, desk, connection).serve().await;
+}
+
+fn key_of(connection: &Connection) -> Option<Pin> {
+    let keys = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    keys.first().map(Pin::of)
+}
+
+/// Handshakes under way, by address.
+#[derive(Debug, Clone, Default)]
+struct Handshakes(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
+
+#[derive(Debug)]
+struct Handshake(Handshakes, IpAddr);
+
+impl Handshakes {
+    fn enter(&self, ip: IpAddr) -> Option<Handshake> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(ip).or_default();
+        if *count >= HANDSHAKES_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Handshake(self.clone(), ip))
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        let mut all = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = all.remove(&self.1).map_or(0, |count| count.saturating_sub(1));
+        if left > 0 {
+            all.insert(self.1, left);
+        }
+    }
+}
+
+/// Those who have not proved to be a producer. Not each of them is told of: they could fill the log.
+#[derive(Debug, Default)]
+struct Strangers(Mutex<(Option<Instant>, u64)>);
+
+impl Strangers {
+    async fn tell(&self, daemon: &Arc<Daemon>, ip: IpAddr, why: String) {
+        let untold = {
+            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let (last, untold) = &mut *state;
+            if last.is_some_and(|last| last.elapsed() < STRANGERS_INTERVAL) {
+                *untold += 1;
+                return;
+            }
+            *last = Some(Instant::now());
+            std::mem::take(untold)
+        };
+        let more = if untold > 0 { format!("; and {untold} more before it") } else { String::new() };
+        let why = format!("{why}{more}");
+        tracing::warn!(%ip, why, "a connection was refused: its key is in no [[producer]], or it is no producer");
+        let daemon = daemon.clone();
+        let what = format!("a producer's connection from {ip}");
+        let note = move || daemon.audit.note(&Actor::daemon("producers"), Event::Refused { what, why });
+        let _ = tokio::task::spawn_blocking(note).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_few_handshakes_at_once() {
+        let handshakes = Handshakes::default();
+        let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
+        let mut under_way: Vec<_> = (0..HANDSHAKES_MAX).map(|_| handshakes.enter(one).unwrap()).collect();
+        assert!(handshakes.enter(one).is_none());
+        assert!(handshakes.enter(other).is_some());
+        under_way.pop();
+        under_way.push(handshakes.enter(one).unwrap());
+        under_way.clear();
+        assert!(handshakes.0.lock().unwrap().is_empty(), "who is done is forgotten");
+    }
+}
