@@ -497,6 +497,26 @@ mod tests {
     }
 
     #[test]
+    fn the_producers_of_the_template_are_valid_and_have_the_defaults() {
+        let template = Config::template(Path::new("/var/lib/x"));
+        let (before, tables) = template.split_once("#[producers]\n").unwrap();
+        assert!(Config::parse(before).unwrap().producers.is_none());
+        let tables = |keep: &dyn Fn(&str) -> bool| {
+            let settings = tables
+                .lines()
+                .filter_map(|line| line.strip_prefix('#'))
+                .filter(|line| !line.starts_with(' '));
+            let settings: Vec<&str> = settings.filter(|line| keep(line)).collect();
+            Config::parse(&format!("{before}[producers]\n{}\n", settings.join("\n")))
+                .unwrap()
+                .producers
+                .unwrap()
+        };
+        let needed = ["listen", "name", "key", "kinds", "[["];
+        assert_eq!(tables(&|_| true), tables(&|line| needed.iter().any(|key| line.starts_with(key))));
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_place() {
         let good = "dir = '/x'\n[[lane]]\nname = 'a'\nto = '127.0.0.1:1'\n";
         assert!(Config::parse(good).is_ok());

@@ -9,6 +9,7 @@
 //! | [`folder`] | what has come and is not staged yet |
 //! | [`desk`] | what the daemon keeps of each producer |
 //! | [`listen`] | where they are heard |
+//! | [`plan`] | what is lacking of an offer |
 //! | [`session`] | one connection, on the sender's end |
 //! | [`client`] | on the producer's end |
 //!
@@ -22,6 +23,7 @@ mod desk;
 mod folder;
 mod identity;
 mod listen;
+mod plan;
 mod protocol;
 mod rights;
 mod session;

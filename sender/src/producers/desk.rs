@@ -5,8 +5,10 @@ use std::fmt::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use diodesync::audit::{Actor, Event};
+use diodesync::id::Sha256;
 use diodesync::quantity::Bytes;
 use diodesync_control::audit::Audit;
 use diodesync_control::clock_s;
@@ -131,6 +133,7 @@ impl Producers {
             };
             desks.insert(producer.key, Arc::new(desk));
         }
+        Folder::forget_others(dir, producers.iter().map(|producer| producer.name.as_str()))?;
         let open = Some(Open { config: listen.clone(), identity });
         Ok(Self { open, desks, ..Self::default() })
     }
@@ -148,6 +151,12 @@ impl Producers {
     /// All of them.
     pub fn desks(&self) -> impl Iterator<Item = &Arc<Desk>> {
         self.desks.values()
+    }
+
+    /// Takes away what a producer has sent too long ago or too much of, but for what is `spared`. The caller holds its turn.
+    pub fn tidy(&self, desk: &Desk, bytes_max: u64, spared: &BTreeMap<Sha256, u64>) -> anyhow::Result<()> {
+        let keep = self.open.as_ref().map(|open| open.config.keep_parts).unwrap_or_default();
+        desk.folder.tidy(SystemTime::now(), keep, bytes_max, spared)
     }
 
     /// Why they cannot be heard.

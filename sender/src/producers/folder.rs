@@ -9,7 +9,7 @@
 //! A part is resumed where it ends, whatever ended the connection, and its digest is computed over all of it before it
 //! counts; so a part that a power cut has garbled costs a second transfer and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -69,6 +69,20 @@ impl Folder {
         let path = dir.join("producers").join(producer);
         std::fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self(path))
+    }
+
+    /// Takes away what has come of those who are no producers any more.
+    pub fn forget_others<'a>(dir: &Path, producers: impl Iterator<Item = &'a str>) -> anyhow::Result<()> {
+        let (path, known) = (dir.join("producers"), producers.collect::<BTreeSet<_>>());
+        let why = || format!("cannot tidy up {}", path.display());
+        for entry in std::fs::read_dir(&path).with_context(why)? {
+            let entry = entry.with_context(why)?;
+            let is_known = entry.file_name().to_str().is_some_and(|name| known.contains(name));
+            if !is_known && entry.file_type().with_context(why)?.is_dir() {
+                std::fs::remove_dir_all(entry.path()).with_context(why)?;
+            }
+        }
+        Ok(())
     }
 
     /// Where a blob is that has come.
@@ -321,6 +335,19 @@ mod tests {
         folder.tidy(now, Duration::from_secs(9), 19, &none).unwrap();
         assert_eq!(parts(&folder), [Have::Part(0); 2]);
         assert_eq!(folder.day().unwrap(), Day { day: 1, bytes: 1 }, "what is no blob stays");
+    }
+
+    #[test]
+    fn who_is_no_producer_any_more_is_forgotten() {
+        let dir = Dir::new("others");
+        let folders = ["ci", "gone"].map(|name| Folder::open(&dir.0, name).unwrap());
+        let sha256 = Sha256::of(b"abc");
+        for folder in &folders {
+            folder.resume(sha256, 3, 0, &|| ()).unwrap().write(b"ab").unwrap();
+        }
+        Folder::forget_others(&dir.0, ["ci"].into_iter()).unwrap();
+        assert_eq!(folders[0].have(&sha256, 3), Have::Part(2));
+        assert!(!dir.0.join("producers/gone").exists());
     }
 
     #[test]

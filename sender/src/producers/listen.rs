@@ -30,6 +30,8 @@ const HANDSHAKES_MAX: usize = 8;
 const RETRY: Duration = Duration::from_secs(5);
 /// Time for those who are connected to hear of the end.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
+/// How often it is looked for what nobody has gone on with.
+const TIDY: Duration = Duration::from_secs(600);
 /// Of strangers is told this often at most.
 const STRANGERS_INTERVAL: Duration = Duration::from_secs(10);
 /// How much it stands behind the others.
@@ -94,6 +96,7 @@ async fn run(daemon: &Arc<Daemon>, config: quinn::ServerConfig, mut stopped: wat
                 tracing::info!(listen = %open.config.listen, pin = %open.identity.pin(), "producers are heard");
                 tokio::select! {
                     () = accept(daemon, open, &endpoint) => {}
+                    () = tidy(daemon) => {}
                     _ = stopped.changed() => {
                         endpoint.close(Close::Stopping.code(), b"the sender stops");
                         let _ = tokio::time::timeout(GOODBYE_MAX, endpoint.wait_idle()).await;
@@ -116,6 +119,24 @@ async fn run(daemon: &Arc<Daemon>, config: quinn::ServerConfig, mut stopped: wat
             () = tokio::time::sleep(RETRY) => {}
             _ = stopped.changed() => return,
         }
+    }
+}
+
+/// Takes away, now and then, what has come in part and nobody has gone on with.
+async fn tidy(daemon: &Arc<Daemon>) {
+    loop {
+        for desk in daemon.producers.desks().cloned() {
+            let daemon = daemon.clone();
+            let work = move || {
+                // A submission under way tidies up itself.
+                let Ok(_turn) = desk.turn.try_lock() else { return };
+                if let Err(error) = daemon.producers.tidy(&desk, u64::MAX, &BTreeMap::new()) {
+                    tracing::warn!(error = format!("{error:#}"), "what came in part cannot be taken away");
+                }
+            };
+            let _ = tokio::task::spawn_blocking(work).await;
+        }
+        tokio::time::sleep(TIDY).await;
     }
 }
 

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
@@ -18,14 +17,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::desk::Desk;
-use super::folder::{Came, Folder, Have};
+use super::folder::Came;
 use super::identity::STREAMS_MAX;
 use super::listen::Close;
+use super::plan::{Plan, give, plan};
 use super::protocol::{self, Answer, BLOB_HEAD_BYTES, Offer, Wanted};
-use super::rights::known_to;
 use crate::api::Daemon;
 use crate::ingest::Totals;
-use crate::submit::{Frames, Garbled, Item, ReadFailure, Submitter, take_from};
+use crate::submit::{Frames, Garbled, Submitter, take_from};
 
 /// Octets that are taken from a stream at once.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -47,17 +46,6 @@ impl<E: Into<anyhow::Error>> From<E> for Ended {
     fn from(error: E) -> Self {
         Self::Refused(error.into())
     }
-}
-
-/// What is to be done for an offer.
-#[derive(Debug)]
-struct Plan {
-    /// What is lacking, in the order of the offer.
-    wanted: Vec<Wanted>,
-    /// Octets of that.
-    wanted_bytes: u64,
-    /// Blobs that were staged or released before, and that the producer may know of.
-    held: BTreeMap<Sha256, u64>,
 }
 
 /// A connection.
@@ -85,7 +73,13 @@ impl Session {
     pub async fn serve(self) {
         let session = Arc::new(self);
         let name = &session.desk.producer.name;
-        while let Ok((mut send, mut receive)) = session.connection.accept_bi().await {
+        let (stall_max, accept) = (session.stall_max(), || session.connection.accept_bi());
+        loop {
+            let (mut send, mut receive) = match tokio::time::timeout(stall_max, accept()).await {
+                Ok(Ok(streams)) => streams,
+                Ok(Err(_)) => return,
+                Err(_) => return session.connection.close(Close::Dropped.code(), b"nothing was offered"),
+            };
             let answer = match session.clone().submission(&mut send, &mut receive).await {
                 Ok(totals) => {
                     session.desk.heard(&session.from, true);
@@ -112,7 +106,7 @@ impl Session {
                     return;
                 }
             };
-            if say(&mut send, &answer).await.is_err() || send.finish().is_err() {
+            if session.say(&mut send, &answer).await.is_err() || send.finish().is_err() {
                 return;
             }
         }
@@ -144,18 +138,20 @@ impl Session {
                 None => Ended::Refused(error),
             }
         })?;
-        let offer = Arc::new(Offer::parse(&body)?);
         let _turn = tokio::select! {
             turn = self.desk.turn.lock() => turn,
             error = self.connection.closed() => return Err(Ended::Gone(error.to_string())),
         };
+        // An offer takes several times its octets once it is read: one of each producer at a time.
+        let offer = Arc::new(Offer::parse(&body)?);
+        drop(body);
         for _ in 0..ROUNDS_MAX {
             let plan = self.clone().plan(offer.clone()).await?;
             if plan.wanted.is_empty() {
                 return self.clone().stage(offer.clone(), plan).await;
             }
             let _promise = self.daemon.producers.promise(plan.wanted_bytes);
-            say(send, &Answer::Want { blobs: plan.wanted.clone() }).await?;
+            self.say(send, &Answer::Want { blobs: plan.wanted.clone() }).await?;
             self.clone().content(&offer, plan.wanted).await?;
         }
         Err(Ended::Refused(anyhow!(
@@ -170,6 +166,15 @@ impl Session {
 
     fn stalled(&self, what: &str) -> Ended {
         Ended::Gone(format!("nothing has come of {what} for {} s", self.stall_max().as_secs()))
+    }
+
+    /// Sends a message. Who does not take it is as good as gone.
+    async fn say(&self, send: &mut SendStream, answer: &Answer) -> Result<(), Ended> {
+        let octets = protocol::encode(answer)?;
+        match tokio::time::timeout(self.stall_max(), send.write_all(&octets)).await {
+            Ok(sent) => sent.map_err(|error| Ended::Gone(error.to_string())),
+            Err(_) => Err(self.stalled("taking an answer")),
+        }
     }
 
     /// Whether it may, and what is lacking.
@@ -255,54 +260,6 @@ impl Session {
         };
         Ok(tokio::task::spawn_blocking(work).await.context("the submission crashed")??)
     }
-}
-
-/// What is lacking of an offer that is within the producer's rights.
-fn plan(daemon: &Daemon, desk: &Desk, offer: &Offer) -> anyhow::Result<Plan> {
-    let mut blobs = offer.blobs()?;
-    let keep = daemon.producers.open.as_ref().map(|open| open.config.keep_parts).unwrap_or_default();
-    desk.folder.tidy(SystemTime::now(), keep, desk.producer.bytes_max, &blobs)?;
-    let held = {
-        let store = daemon.store.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = |channel| desk.producer.channels.contains(channel);
-        let newest = store.newest.iter().filter(|(channel, _)| may(channel)).map(|(_, index)| index);
-        let staged = store.staged.values().filter(|index| may(&index.channel));
-        let known = known_to(&desk.producer, newest.chain(staged).flat_map(|index| &index.artifacts), &blobs);
-        let is_here = |digest: &Sha256, bytes: u64| {
-            store.catalog.blob(digest).is_some_and(|blob| blob.bytes == bytes) && known.contains(digest)
-        };
-        blobs.iter().filter(|(digest, bytes)| is_here(digest, **bytes)).map(|(a, b)| (*a, *b)).collect()
-    };
-    let mut plan = Plan { wanted: Vec::new(), wanted_bytes: 0, held };
-    for file in &offer.files {
-        // Each blob once.
-        let Some(bytes) = blobs.remove(&file.sha256) else { continue };
-        if plan.held.contains_key(&file.sha256) {
-            continue;
-        }
-        if let Have::Part(from) = desk.folder.have(&file.sha256, bytes) {
-            plan.wanted.push(Wanted { sha256: file.sha256, from });
-            plan.wanted_bytes += bytes - from;
-        }
-    }
-    Ok(plan)
-}
-
-/// Gives the frames of a submission, of which all is here.
-fn give(offer: &Offer, plan: &Plan, folder: &Folder, frames: &Frames) -> Result<(), ReadFailure> {
-    let is_held = |sha256: &Sha256| plan.held.contains_key(sha256);
-    let fresh = offer.files.iter().filter(|file| !is_held(&file.sha256));
-    frames.begin(offer.channel.clone(), offer.what.clone(), fresh.map(|file| file.bytes).sum())?;
-    for file in &offer.files {
-        let source = folder.path(&file.sha256);
-        let item = Item { source, path: file.path.clone(), role: file.role, bytes: file.bytes };
-        if is_held(&file.sha256) {
-            frames.held(&item, file.sha256)?;
-        } else {
-            frames.file_of(&item, file.sha256)?;
-        }
-    }
-    frames.end()
 }
 
 /// What takes content streams.
@@ -395,12 +352,6 @@ fn write(
 /// How the other end has left.
 fn gone(error: &ReadExactError) -> Ended {
     Ended::Gone(error.to_string())
-}
-
-/// Sends a message.
-async fn say(send: &mut SendStream, answer: &Answer) -> Result<(), Ended> {
-    let octets = protocol::encode(answer)?;
-    send.write_all(&octets).await.map_err(|error| Ended::Gone(error.to_string()))
 }
 
 /// The next message, without its length.

@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use diodesync_system::bins::bins;
+use diodesync_system::deb;
+use diodesync_system::oci::Layout;
 use diodesync_system::prng::Prng;
 use diodesync_system::provider::{ProviderRelease, Publisher, host_platform};
 use diodesync_system::side::{Done, Pair, Setup, free_port};
@@ -510,7 +512,86 @@ fn a_producer_that_misbehaves_gets_nothing_and_hinders_nobody() {
     let crowd: Vec<Rogue> = (0..8).map(|_| Rogue::connect(&site)).collect();
     let why = Rogue::connect(&site).closed(MINUTE);
     assert!(why.contains("too many connections at once"), "{why}");
+    let why = crowd[0].closed(MINUTE);
+    assert!(why.contains("nothing was offered"), "{why}");
     drop(crowd);
+
+    // What nobody goes on with is not kept.
+    let mut rogue = Rogue::connect(&site);
+    rogue.offer(offer("tools/a", 1 << 20, &good).as_bytes());
+    rogue.answer().unwrap();
+    let _stream = rogue.content(&good, 3, b"", false);
+    drop(rogue);
+    assert_eq!(site.part(), Some(3));
+    site.pair.low.stop().unwrap();
+    site.pair.low.set(&["producers", "keep_parts"], "1s").unwrap();
+    site.pair.low.start().unwrap();
+    wait_for("the end of what is old", MINUTE, || Ok(site.part().is_none().then_some(()))).unwrap();
     let names: Vec<String> = site.pair.low.ok(&["list"]).unwrap().lines().map(str::to_owned).collect();
     assert_eq!(names, ["file secret", "file tools/small"]);
+}
+
+#[test]
+fn packages_and_images_are_judged_by_what_is_found_in_them() {
+    let _alone = alone();
+    for (program, package) in [("dpkg-deb", "dpkg"), ("umoci", "umoci")] {
+        if let Err(skip) = deb::find(program, package) {
+            return skip.announce_or_fail_in_ci("packages and images of a build host");
+        }
+    }
+    let rights = "kinds = ['image', 'package']\nnames = ['bookworm/main/acme-*', 'ghcr.io/acme/*']\n";
+    let mut site = Site::new("producers-oci", rights);
+    site.pair.start().unwrap();
+    let work = site.dir("work");
+    std::fs::create_dir_all(&work).unwrap();
+
+    // What a package is called stands in it, whatever its file is called.
+    let own = deb::deb(&work, "acme-tool", "1.0", "amd64", "", "xz").unwrap();
+    let other = deb::deb(&work, "openssl", "99.0", "amd64", "", "xz").unwrap();
+    let disguised = work.join("acme-tool_2.0_amd64.deb");
+    std::fs::rename(&other, &disguised).unwrap();
+    let words = |path: &Path| ["packages", path.to_str().unwrap(), "--suite", "bookworm"].map(str::to_owned);
+    assert!(site.submit(&words(&own))["sent_bytes"].as_u64().unwrap() > 0);
+    assert_eq!(site.submit(&words(&own))["sent_bytes"], 0);
+    site.refused(&words(&disguised), &["ci may not submit package", "openssl", "no pattern in names"]);
+
+    // A layer that both images have goes over once.
+    let layout = Layout::new(&work.join("layout")).unwrap();
+    let content = tree::octets(&mut Prng::new(1), 1 << 20);
+    layout.image("v1", "amd64", &content).unwrap();
+    layout.image("v2", "amd64", &content).unwrap();
+    let image = |tag: &str| {
+        let dir = layout.dir.to_str().unwrap().to_owned();
+        ["image".to_owned(), dir, "--name".to_owned(), format!("ghcr.io/acme/app:{tag}")]
+    };
+    let first = site.submit(&image("v1"));
+    assert!(first["sent_bytes"].as_u64().unwrap() > MIB, "{first}");
+    assert_eq!(site.submit(&image("v1"))["sent_bytes"], 0);
+    let second = site.submit(&image("v2"));
+    assert!(second["sent_bytes"].as_u64().unwrap() <= first["sent_bytes"].as_u64().unwrap(), "{second}");
+
+    // A manifest alone, for blobs that others have brought: they are not this producer's to use.
+    let secret = Layout::new(&work.join("secret")).unwrap();
+    let manifest = secret.image("v1", "amd64", b"secret").unwrap();
+    let dir = secret.dir.to_str().unwrap();
+    site.pair.low.ok(&["submit", "image", dir, "--name", "ghcr.io/others/app:v1"]).unwrap();
+    let octets = secret.read(&manifest).unwrap();
+    let digest = sha256(&octets);
+    let offer = serde_json::json!({
+        "channel": "main",
+        "what": { "kind": "image", "repository": "ghcr.io/acme/stolen", "tags": { "v1": digest } },
+        "files": [{ "path": format!("sha256:{digest}"), "role": "manifest", "bytes": octets.len(), "sha256": digest }],
+    });
+    let mut rogue = Rogue::connect(&site);
+    rogue.offer(offer.to_string().as_bytes());
+    assert_eq!(rogue.answer().unwrap()["blobs"][0]["from"], 0);
+    let _stream = rogue.content(&digest, 0, &octets, true);
+    let why = rogue.why();
+    assert!(why.contains("ghcr.io/acme/stolen:v1 is not whole"), "{why}");
+
+    site.pair.low.ok(&["release"]).unwrap();
+    site.pair.wait_published(1, 2 * MINUTE).unwrap();
+    let names = site.pair.low.ok(&["list"]).unwrap();
+    assert!(names.contains("image ghcr.io/acme/app:v2") && names.contains("acme-tool"), "{names}");
+    assert!(!names.contains("stolen") && !names.contains("openssl"), "{names}");
 }
