@@ -12,7 +12,7 @@ use diodesync::id::{Blake3, BlockNo, Channel, PackId, ReleaseNo, Sha256};
 use diodesync::limits::{BLOB_ALIGN_BYTES, BLOB_ALIGN_MIN_BYTES, BLOCK_BYTES, PACK_BYTES_MAX};
 use diodesync::pack::{BlobReader, PackStore};
 use diodesync::release::catalog::{Catalog, Heading};
-use diodesync::release::index::{ArtifactKind, Blob, Extent, check_names};
+use diodesync::release::index::{ArtifactKind, Blob, Extent, Index, check_names};
 use diodesync::release::name::ArtifactName;
 use diodesync::release::package::check_versions;
 use diodesync_control::audit::Tell;
@@ -299,6 +299,9 @@ impl<'a> Submission<'a> {
         let index = self.blobs.compose(heading, artifacts);
         let index =
             index.map_err(|digest| anyhow::anyhow!("blob {digest} was not written; this is a bug"))?;
+        // What would be refused when it is read must not be kept: this side reads it at its next start, the other one when
+        // it comes.
+        Index::parse(&index.encode()).context("what was submitted has no place in an index")?;
         tell(Event::Submitted {
             channel: self.channel.clone(),
             artifacts: index.artifacts.len(),

@@ -84,6 +84,20 @@ fn a_zip_that_does_not_match_its_sums() {
     assert_still_takes_input(&pair);
 }
 
+/// What cannot be read back out of an index never gets into one: the sender would not start with it.
+#[test]
+fn a_protocol_that_is_none() {
+    let mut pair = submitting("protocol");
+    let release = provider(&pair, &Publisher::new().unwrap());
+    let mut arguments = release.submit_arguments();
+    arguments.extend(["--protocol", "x"].map(str::to_owned));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    refuse_submission(&pair, &arguments, 1, &["not a plugin protocol version"]);
+    pair.low.kill_9().unwrap();
+    pair.low.start().unwrap();
+    assert_still_takes_input(&pair);
+}
+
 #[test]
 fn a_zip_that_its_sums_do_not_name() {
     let pair = submitting("stray-zip");
