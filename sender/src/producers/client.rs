@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use sha2::Digest;
 
 use super::identity::{Identity, Pin};
+use super::listen::Close;
 use super::protocol::{self, Answer, Offer, OfferedFile, Wanted};
 use super::session::read_message;
 use crate::submit::{Item, What};
@@ -138,6 +139,11 @@ impl Remote {
         let (endpoint, connection) = self.connect().await?;
         let asked = self.ask(&connection, state, alive).await;
         let closed = connection.close_reason();
+        if matches!(&closed, Some(ConnectionError::ApplicationClosed(why)) if why.error_code == Close::Busy.code())
+        {
+            // There is a sender, and it has time for this one later.
+            alive.get_or_insert_with(Instant::now);
+        }
         connection.close(0_u32.into(), b"");
         let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
         // Who is not let in hears so after it has begun to speak.

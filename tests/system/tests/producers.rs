@@ -512,6 +512,8 @@ fn a_producer_that_misbehaves_gets_nothing_and_hinders_nobody() {
     let crowd: Vec<Rogue> = (0..8).map(|_| Rogue::connect(&site)).collect();
     let why = Rogue::connect(&site).closed(MINUTE);
     assert!(why.contains("too many connections at once"), "{why}");
+    // One that keeps to the protocol comes again until the others are gone.
+    site.submit(&["files", small.to_str().unwrap(), "--into", "tools"]);
     let why = crowd[0].closed(MINUTE);
     assert!(why.contains("nothing was offered"), "{why}");
     drop(crowd);
