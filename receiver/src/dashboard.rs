@@ -1,10 +1,14 @@
-//! The receiver's dashboard: what came, what is lacking, what is published. All that can be done through it is to hand in
-//! what an approver has signed elsewhere.
+//! The receiver's dashboard: what came, what is lacking, what is published, how the site's mirrors stand. Who has the token
+//! can hand in what was carried here: what an approver has signed elsewhere, and volumes of an export.
 
 mod api;
 mod blocks;
 mod catalog;
+mod form;
+mod hand_in;
 mod held;
+mod import;
+mod mirrors;
 mod pages;
 
 use std::sync::Arc;
@@ -36,8 +40,14 @@ impl Source for Daemon {
     const SIDE: &'static str = "Receiver";
     const PLACE: &'static str = "High side";
     const COOKIE: &'static str = "diodesync_receiver";
-    const PAGES: &'static [(&'static str, &'static str)] =
-        &[("/", "Overview"), ("/releases", "Releases"), ("/artifacts", "Artifacts"), ("/missing", "Missing")];
+    const PAGES: &'static [(&'static str, &'static str)] = &[
+        ("/", "Overview"),
+        ("/releases", "Releases"),
+        ("/artifacts", "Artifacts"),
+        ("/mirrors", "Mirrors"),
+        ("/missing", "Missing"),
+        ("/import", "Import"),
+    ];
     const OPENAPI: &'static str = include_str!("dashboard/openapi.json");
     const COUNTS: &'static [&'static str] = &[
         "received_bytes",
@@ -111,6 +121,7 @@ impl Source for Daemon {
             "When the mirror's certificate expires, since 1970.",
             status.certificate_expires_s.map(|s| s as f64),
         );
+        mirrors::metrics(&status.mirrors, out);
         out.disk(status.disk.as_ref());
         out.alarms(status.alarms.iter().map(|alarm| alarm.id.as_str()));
     }

@@ -19,6 +19,7 @@ mod api;
 #[cfg(test)]
 mod every_byte;
 mod medium;
+mod standing;
 mod state;
 
 use std::collections::BTreeMap;
@@ -33,14 +34,16 @@ use diodesync::id::{Blake3, BlockId, ExportId};
 use diodesync::link::Paired;
 use diodesync::pack::{PackStore, fact};
 use diodesync::release::index::NeededBlock;
-use diodesync::volume::{Layout, MANIFEST_BYTES_MAX, Manifest, SlotKeys, VolumeNo, repair};
+use diodesync::volume::{Layout, Manifest, SlotKeys, repair};
 use diodesync::wire::ObjectId;
 use serde::{Deserialize, Serialize};
 
 use crate::handover::{Claim, Inbox, Judge, Notice, Order, Orders};
 use crate::publish::Ledger;
-pub use api::router;
+pub use api::{Taking, check_manifest_size, router};
 pub use medium::{ImportArgs, import};
+use standing::Standings;
+pub use standing::{Standing, VolumeLack};
 use state::{Slots, State};
 
 /// Slots after which what came is made durable: 256 MiB.
@@ -72,6 +75,8 @@ pub struct Imports {
     sink: Mutex<Sink>,
     /// One medium at a time.
     open: Mutex<BTreeMap<ExportId, Import>>,
+    /// For who looks on, also while a medium is being read.
+    standings: Standings,
 }
 
 /// What the command is told of an export.
@@ -140,14 +145,18 @@ pub fn is_under_way(dir: &Path) -> bool {
 impl Imports {
     /// In the receiver's folder.
     pub fn new(dir: &Path, paired: Paired, sink: Sink) -> Self {
-        Self { dir: dir.join("import"), paired, sink: Mutex::new(sink), open: Mutex::default() }
+        let (dir, sink) = (dir.join("import"), Mutex::new(sink));
+        Self { dir, paired, sink, open: Mutex::default(), standings: Standings::default() }
     }
 
     /// Begins an import, or goes on with it.
     pub fn begin(&self, manifest: &[u8]) -> anyhow::Result<Offered> {
+        self.begin_in(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner), manifest)
+    }
+
+    fn begin_in(&self, open: &mut BTreeMap<ExportId, Import>, manifest: &[u8]) -> anyhow::Result<Offered> {
         let (manifest_read, secret) = Manifest::open(manifest, &self.paired)?;
         let Manifest { export, layout, made_s, .. } = manifest_read;
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let import = match open.entry(export) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
@@ -156,25 +165,49 @@ impl Imports {
                 entry.insert(Import { layout, keys, made_s, state, dropped: Vec::new() })
             }
         };
+        let missing = import.state.missing(&layout)?;
+        self.standings.count(export, import.made_s, layout, &missing);
         Ok(Offered {
             export,
             made_s: import.made_s,
             volumes: layout.volumes(),
             data_slots: layout.data_slots(),
-            missing_slots: import.state.missing(&layout)?.len() as u32,
+            missing_slots: missing.len() as u32,
         })
     }
 
     /// Goes on with an export whose manifest cannot be read on this medium, from what an earlier one said.
     pub fn resume(&self, export: ExportId) -> anyhow::Result<Offered> {
-        let path = self.dir.join(export.to_string()).join("manifest");
-        let manifest = std::fs::read(&path).with_context(|| {
+        let manifest = std::fs::read(self.manifest_path(export)).with_context(|| {
             format!(
                 "the manifest of export {export} is not readable on this medium, and none was seen before; \
                  import another volume of it first"
             )
         })?;
         self.begin(&manifest)
+    }
+
+    fn manifest_path(&self, export: ExportId) -> PathBuf {
+        self.dir.join(export.to_string()).join("manifest")
+    }
+
+    /// The imports of which not everything is here, in the order of their exports. What an earlier run of the daemon began is
+    /// left out while a medium is being read.
+    pub fn under_way(&self) -> Vec<Standing> {
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let mut exports: Vec<ExportId> =
+            entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        exports.sort_unstable();
+        exports.into_iter().filter_map(|export| self.standing(export)).collect()
+    }
+
+    fn standing(&self, export: ExportId) -> Option<Standing> {
+        self.standings.get(export).or_else(|| {
+            let manifest = std::fs::read(self.manifest_path(export)).ok()?;
+            let mut open = self.open.try_lock().ok()?;
+            self.begin_in(&mut open, &manifest).ok()?;
+            self.standings.get(export)
+        })
     }
 
     /// Takes slots that lie end to end, from `first` on, as `read` gives them: an empty piece ends it.
@@ -187,7 +220,7 @@ impl Imports {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let import = open.get_mut(&export).with_context(|| format!("export {export} was not begun"))?;
         let sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut taken = Taken::default();
+        let (mut taken, dropped) = (Taken::default(), import.dropped.len());
         let mut buffer = Vec::new();
         for slot in first..import.layout.slots() {
             buffer.resize(import.layout.slot_bytes(slot), 0);
@@ -198,7 +231,13 @@ impl Imports {
             taken.slots += 1;
             buffer.truncate(got);
             match import.take_slot(&sink, slot, &mut buffer)? {
-                Some(is_new) => taken.new += u32::from(is_new),
+                Some(true) => {
+                    taken.new += 1;
+                    if !import.layout.is_parity(slot) {
+                        self.standings.came(export, slot);
+                    }
+                }
+                Some(false) => {}
                 None => taken.damaged.push(slot),
             }
             if import.state.uncommitted() >= COMMIT_SLOTS {
@@ -206,6 +245,10 @@ impl Imports {
             }
         }
         import.commit(&sink)?;
+        if import.dropped.len() > dropped {
+            let missing = import.state.missing(&import.layout)?;
+            self.standings.count(export, import.made_s, import.layout, &missing);
+        }
         Ok(taken)
     }
 
@@ -218,20 +261,19 @@ impl Imports {
         import.commit(&sink)?;
         let missing = import.state.missing(&import.layout)?;
         let was_whole = !missing.is_empty() && self.whole().contains(&export);
-        let mut by_volume: BTreeMap<VolumeNo, u32> = BTreeMap::new();
-        for slot in &missing {
-            *by_volume.entry(import.layout.volume(*slot)).or_default() += 1;
-        }
+        self.standings.count(export, import.made_s, import.layout, &missing);
+        let by_volume = self.standings.get(export).map(|standing| standing.missing).unwrap_or_default();
         let summary = Summary {
             repaired,
             missing_slots: missing.len() as u32,
-            missing: by_volume.into_iter().map(|(volume, slots)| (volume.0 + 1, slots)).collect(),
+            missing: by_volume.into_iter().map(|lack| (lack.volume, lack.slots)).collect(),
             dropped: std::mem::take(&mut import.dropped),
             was_whole,
         };
         if missing.is_empty() || was_whole {
             self.record_whole(export)?;
             open.remove(&export);
+            self.standings.forget(export);
             let folder = self.dir.join(export.to_string());
             std::fs::remove_dir_all(&folder)
                 .with_context(|| format!("cannot remove {}", folder.display()))?;
@@ -394,12 +436,4 @@ fn keep_block(sink: &Sink, id: BlockId, hash: Blake3, octets: &[u8]) -> anyhow::
     let _ = sink.notices.send(Notice::Held(vec![id]));
     sink.orders.send(Order::Done(vec![id]));
     Ok(Kept::Yes)
-}
-
-/// Refuses a manifest that no sender has written.
-fn check_manifest_size(octets: &[u8]) -> anyhow::Result<()> {
-    if octets.len() > MANIFEST_BYTES_MAX {
-        anyhow::bail!("the manifest has {} octets, the limit is {MANIFEST_BYTES_MAX}", octets.len());
-    }
-    Ok(())
 }

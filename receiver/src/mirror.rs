@@ -216,7 +216,7 @@ impl Worker {
     ) -> Self {
         let pulse = Pulse::default();
         let mut status = status(&dir, &config);
-        (status.doing, status.retry_ms, status.pushed_bytes) = (None, None, 0);
+        (status.doing, status.retry_ms, status.pushed_bytes, status.failures) = (None, None, 0, 0);
         let report = Report {
             dir,
             status,
@@ -298,10 +298,12 @@ impl Worker {
         if status.reason.as_ref() != Some(&why) {
             tracing::error!(mirror = status.name, why, "a mirror is behind; it is tried again");
         }
+        let now_ms = clock_ms();
         status.state = "behind".to_owned();
-        status.reason = Some(why);
-        status.behind_since_ms.get_or_insert(clock_ms());
-        status.retry_ms = Some(clock_ms() + pause.as_millis() as u64);
+        (status.failures, status.failed_ms) = (status.failures + 1, Some(now_ms));
+        (status.failure, status.reason) = (Some(why.clone()), Some(why));
+        status.behind_since_ms.get_or_insert(now_ms);
+        status.retry_ms = Some(now_ms + pause.as_millis() as u64);
         self.due = Instant::now() + pause;
     }
 

@@ -1,9 +1,10 @@
-//! The sender's dashboard: what is sent, and what releases change. Who has the token can cut a release and have a
-//! ticket answered.
+//! The sender's dashboard: what is pulled and sent, and what releases change. Who has the token can have a source pulled,
+//! cut a release and have a ticket answered.
 
 mod api;
 mod changes;
 mod pages;
+mod sources;
 
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ impl Source for Daemon {
     const PLACE: &'static str = "Low side";
     const COOKIE: &'static str = "diodesync_sender";
     const PAGES: &'static [(&'static str, &'static str)] =
-        &[("/", "Overview"), ("/releases", "Releases"), ("/exports", "Exports")];
+        &[("/", "Overview"), ("/sources", "Sources"), ("/releases", "Releases"), ("/exports", "Exports")];
     const OPENAPI: &'static str = include_str!("dashboard/openapi.json");
     const COUNTS: &'static [&'static str] = &["sent_bytes", "sent_datagrams", "send_errors"];
     const GAUGES: &'static [&'static str] = &["disk_free_bytes", "queued_bytes"];
@@ -104,6 +105,7 @@ impl Source for Daemon {
             "Artifacts that wait for the next release.",
             |channel| channel.staged as u64,
         );
+        sources::metrics(&status.sources, out);
         out.disk(status.disk.as_ref());
         out.alarms(status.alarms.iter().map(|alarm| alarm.id.as_str()));
     }

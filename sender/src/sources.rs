@@ -44,7 +44,7 @@ pub use diodesync_control::table::nearest;
 
 pub use config::{Source, parse_all};
 pub use job::Job;
-pub use state::SourceStatus;
+pub use state::{Problem, Report, SourceDetail, SourceStatus};
 pub use sync::{Sources, run};
 use url::Url;
 

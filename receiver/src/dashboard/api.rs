@@ -15,13 +15,15 @@ use serde::{Deserialize, Serialize};
 
 use super::catalog::{Found, Search, search};
 use super::pages::index_of;
+use super::{hand_in, mirrors};
 use crate::api::Daemon;
 use crate::approve::HeldReleases;
 use crate::publish::{Decided, Handed};
 use crate::status::{Missing, ranges};
 use crate::ticket;
 
-type Shared = State<Arc<Board<Daemon>>>;
+/// What the handlers get.
+pub type Shared = State<Arc<Board<Daemon>>>;
 
 /// The handlers.
 pub fn routes() -> Router<Arc<Board<Daemon>>> {
@@ -32,6 +34,8 @@ pub fn routes() -> Router<Arc<Board<Daemon>>> {
         .route("/api/v1/decisions", post(decide))
         .route("/decide", post(decide_form))
         .route("/api/v1/artifacts", get(artifacts))
+        .merge(mirrors::routes())
+        .merge(hand_in::routes())
         .route("/api/v1/releases/{channel}/{number}/blocks", get(blocks))
 }
 
@@ -65,9 +69,14 @@ struct DecisionText {
     decision: String,
 }
 
+/// Who asks: all that is known is that they know the token.
+pub fn by() -> Actor {
+    Actor::Dashboard("who knows its token".to_owned())
+}
+
 /// What came through the dashboard.
 fn handed(decision: String) -> Handed {
-    Handed { decision, by: Actor::Dashboard("who knows its token".to_owned()) }
+    Handed { decision, by: by() }
 }
 
 async fn decide(
@@ -94,7 +103,7 @@ struct Asked {
 
 async fn artifacts(State(board): Shared, Query(asked): Query<Asked>) -> Result<Json<Found>, ApiError> {
     let asked = Search { text: asked.q, kind: asked.kind, page: asked.page };
-    Ok(Json(board.work(move |board| Ok(search(&board.source, &asked))).await?))
+    Ok(Json(board.work(move |board| Ok(search(&board.source, &board.seen().view.mirrors, &asked))).await?))
 }
 
 #[derive(Debug, Serialize)]

@@ -1,4 +1,5 @@
-//! Every artifact that is here or on its way: what it is, its digests, the upstream's proof, where it stands.
+//! Every artifact that is here or on its way: what it is, its digests, the upstream's proof, where it stands, and which of the
+//! site's mirrors hold it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,7 +8,9 @@ use diodesync::id::{Channel, ReleaseNo};
 use diodesync::release::{Artifact, ArtifactKind, ArtifactName, Index};
 use serde::Serialize;
 
+use super::mirrors::{Held, held};
 use crate::api::Daemon;
+use crate::mirror::MirrorStatus;
 use crate::publish::Stage;
 
 /// Artifacts of a page.
@@ -22,7 +25,7 @@ const DIGEST_CHARS_MIN: usize = 6;
 pub struct Search {
     /// What the name or a digest contains, whatever its case.
     pub text: String,
-    /// file, provider, image or package; empty for all.
+    /// file, provider, image, package or module; empty for all.
     pub kind: String,
     /// The page, from 1.
     pub page: usize,
@@ -60,6 +63,8 @@ pub struct Entry {
     pub release: ReleaseNo,
     /// published, damaged, or the state of the release that is on its way.
     pub state: &'static str,
+    /// The site's mirrors that are to hold it, once it is published.
+    pub mirrors: Vec<Held>,
 }
 
 /// A digest of a part.
@@ -71,8 +76,8 @@ pub struct Digest {
     pub sha256: String,
 }
 
-/// Looks through everything that is published or on its way. May take a while.
-pub fn search(daemon: &Daemon, search: &Search) -> Found {
+/// Looks through everything that is published or on its way. `mirrors` are as they stand. May take a while.
+pub fn search(daemon: &Daemon, mirrors: &[MirrorStatus], search: &Search) -> Found {
     let (site, publish) = (daemon.site.load(), daemon.publish.view());
     let mut releases: Vec<(Arc<Index>, &'static str, BTreeSet<String>)> = Vec::new();
     for index in site.releases() {
@@ -100,7 +105,12 @@ pub fn search(daemon: &Daemon, search: &Search) -> Found {
             }
             if total >= first && artifacts.len() < PAGE {
                 let state = if damaged.contains(&shown) { "damaged" } else { *state };
-                artifacts.push(entry(index, name, kind, &shown, state));
+                let mut entry = entry(index, name, kind, &shown, state);
+                if matches!(state, "published" | "damaged") {
+                    let release = (index.channel.clone(), index.number);
+                    entry.mirrors = held(&daemon.config.mirrors, mirrors, name, &release);
+                }
+                artifacts.push(entry);
             }
             total += 1;
         }
@@ -183,5 +193,6 @@ fn entry(index: &Index, name: &ArtifactName, kind: &ArtifactKind, shown: &str, s
         channel: index.channel.clone(),
         release: index.number,
         state,
+        mirrors: Vec::new(),
     }
 }

@@ -13,7 +13,8 @@ use qrcodegen::QrCode;
 
 use super::api::ticket_of;
 use super::catalog::{Entry, Search, search};
-use super::{DISK_FREE, blocks, counts, held, lacking_blocks};
+use super::mirrors::{self, Held};
+use super::{DISK_FREE, blocks, counts, held, import, lacking_blocks};
 use crate::api::Daemon;
 use crate::approve::HeldReleases;
 use crate::status::{ChannelStatus, LaneStatus, MissingRelease, ReleaseStatus, Status};
@@ -35,7 +36,9 @@ pub fn page(board: &Board<Daemon>, asked: &Asked) -> anyhow::Result<Option<Page>
         ["releases"] => Page::new("Releases").live("releases", releases(status)),
         ["releases", channel, number] => return Ok(release(board, asked, status, channel, number)),
         ["artifacts"] => artifacts(board, asked),
+        ["mirrors"] => Page::new("Mirrors").live("mirrors", mirrors::page(status)),
         ["missing"] => missing(board)?,
+        ["import"] => import::page(&board.source, asked.may_act),
         _ => return Ok(None),
     }))
 }
@@ -56,13 +59,12 @@ fn overview(board: &Board<Daemon>, status: &Status, at_ms: u64) -> Page {
     };
     let (minutes, day) = (plots(Range::TenMinutes), plots(Range::Day));
     drop(history);
-    Page::new("Overview")
-        .live("alarms", page::alarms(alarms))
-        .live("now", current(status))
-        .live("lanes", lanes(status))
-        .live("minutes", minutes)
-        .live("day", day)
-        .live("disk", disk)
+    let page = Page::new("Overview").live("alarms", page::alarms(alarms)).live("now", current(status));
+    let page = match status.mirrors.is_empty() {
+        true => page,
+        false => page.live("mirrors", mirrors::section(status)),
+    };
+    page.live("lanes", lanes(status)).live("minutes", minutes).live("day", day).live("disk", disk)
 }
 
 /// What is on its way, and then what is served.
@@ -263,7 +265,11 @@ fn release(
 
 fn artifacts(board: &Board<Daemon>, asked: &Asked) -> Page {
     let (text, kind) = (asked.field("q").to_owned(), asked.field("kind").to_owned());
-    let found = search(&board.source, &Search { text: text.clone(), kind: kind.clone(), page: asked.page() });
+    let found = search(
+        &board.source,
+        &board.seen().view.mirrors,
+        &Search { text: text.clone(), kind: kind.clone(), page: asked.page() },
+    );
     let mut out = Html::default();
     put!(&mut out, "<form class=\"row\" role=\"search\" method=\"get\" action=\"/artifacts\"><div>"
         "<label for=\"q\">Name or digest</label><input id=\"q\" name=\"q\" type=\"search\" value=\"" (text)
@@ -274,6 +280,7 @@ fn artifacts(board: &Board<Daemon>, asked: &Asked) -> Page {
         ("provider", "providers"),
         ("image", "images"),
         ("package", "packages"),
+        ("module", "modules"),
     ] {
         put!(&mut out, "<option value=\"" (value) "\"");
         out.raw(if value == kind { " selected" } else { "" });
@@ -312,6 +319,10 @@ fn row(out: &mut Html, entry: &Entry) {
     put!(out, "</td><td>" (entry.proof) "</td><td><a href=\"/releases/" (encode(entry.channel.as_str())) "/"
         (entry.release) "\">" (entry.channel) " " (entry.release) "</a></td><td>");
     state_chip(out, entry.state);
+    for Held { mirror, state } in &entry.mirrors {
+        out.raw("<br>");
+        mirrors::held_chip(out, mirror, state);
+    }
     put!(out, "</td><td class=\"num\">" (Bytes(entry.bytes)) "</td></tr>");
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use diodesync::quantity::parse_duration;
+use diodesync::release::ArtifactName;
 use diodesync_control::table::Table;
 use toml::de::DeTable;
 
@@ -46,6 +47,16 @@ impl Kind {
         match self {
             Self::Oci(_) => "oci",
             Self::Tree(tree) => tree.what.name(),
+        }
+    }
+
+    /// Whether it is to hold an artifact, once that is published.
+    pub fn takes(&self, name: &ArtifactName) -> bool {
+        match (self, name) {
+            (Self::Oci(oci), ArtifactName::Image(repository, _)) => oci.map.target(repository).is_some(),
+            (Self::Tree(tree), ArtifactName::File(_)) => tree.what == TreeKind::Files,
+            (Self::Tree(tree), ArtifactName::Provider(..)) => tree.what == TreeKind::Terraform,
+            _ => false,
         }
     }
 }

@@ -22,6 +22,7 @@ const NOTES_MAX: usize = 20;
 
 /// How a mirror stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MirrorStatus {
     /// Its name.
     pub name: String,
@@ -43,6 +44,12 @@ pub struct MirrorStatus {
     pub retry_ms: Option<u64>,
     /// Since when it is behind, milliseconds since 1970.
     pub behind_since_ms: Option<u64>,
+    /// Tries that failed since the start.
+    pub failures: u64,
+    /// When the last of all tries failed, milliseconds since 1970; it stays when all is well again.
+    pub failed_ms: Option<u64>,
+    /// Why it did.
+    pub failure: Option<String>,
     /// When it was last found to hold everything, milliseconds since 1970.
     pub current_ms: Option<u64>,
     /// What is being done.
@@ -183,6 +190,10 @@ mod tests {
         assert_eq!(mirrors.status("harbor"), None);
         mirrors.write_status(&status()).unwrap();
         assert_eq!(mirrors.status("harbor"), Some(status()));
+        // One of before, which knew less.
+        let path = dir.path().join("mirror/harbor.status");
+        fact::write_lazily(&path, br#"{"name":"harbor","kind":"oci"}"#).unwrap();
+        assert_eq!(mirrors.status("harbor").unwrap().failures, 0);
         std::fs::write(dir.path().join("mirror/harbor.status"), b"x").unwrap();
         assert_eq!(mirrors.status("harbor"), None);
         assert_eq!(mirrors.memory::<Vec<u8>>("harbor"), Vec::<u8>::new());

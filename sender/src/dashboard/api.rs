@@ -21,10 +21,11 @@ use crate::export::Listed;
 use crate::release::Cut;
 use crate::resend::{self, Again};
 
-type Shared = State<Arc<Board<Daemon>>>;
+/// What the handlers get.
+pub type Shared = State<Arc<Board<Daemon>>>;
 
 /// Who asks: all that is known is that they know the token.
-fn by() -> Actor {
+pub fn by() -> Actor {
     Actor::Dashboard("who knows its token".to_owned())
 }
 
@@ -37,6 +38,7 @@ pub fn routes() -> Router<Arc<Board<Daemon>>> {
         .route("/api/v1/releases", get(releases))
         .route("/api/v1/releases/{channel}/{number}", get(release))
         .route("/api/v1/exports", get(exports))
+        .merge(super::sources::routes())
         .route("/api/v1/release", post(cut))
         .route("/api/v1/resend", post(resend))
         .route("/release", post(cut_form))

@@ -9,7 +9,7 @@ use diodesync_control::put;
 
 use super::api::newest;
 
-use super::{DISK_FREE, counts, queued_bytes};
+use super::{DISK_FREE, counts, queued_bytes, sources};
 use crate::api::Daemon;
 use crate::status::{ChannelStatus, Status};
 
@@ -33,6 +33,10 @@ pub fn page(board: &Board<Daemon>, asked: &Asked) -> anyhow::Result<Option<Page>
                 Some(change) => release(&change),
                 None => return Ok(None),
             }
+        }
+        ["sources"] => Page::new("Sources").live("sources", sources::list(status, asked.may_act)),
+        ["sources", name] => {
+            return Ok(sources::page(&board.source, name, seen.at_ms / 1000, asked.may_act));
         }
         ["exports"] => Page::new("Exports").live("exports", exports(board)?),
         _ => return Ok(None),
@@ -200,7 +204,8 @@ fn release(change: &Change) -> Page {
         .fixed("changes", lists)
 }
 
-fn list(out: &mut Html, title: &str, names: &Names) {
+/// Names under a title.
+pub fn list(out: &mut Html, title: &str, names: &Names) {
     put!(out, "<h2>" (title) " <span class=\"n\">" (count(names.count as u64)) "</span></h2>");
     if names.count == 0 {
         out.raw("<div class=\"card empty\">Nothing.</div>");

@@ -129,6 +129,10 @@ pub struct SourceStatus {
     pub failed: usize,
     /// Pulls that ended since the daemon was started.
     pub runs: u64,
+    /// Those of them that did not bring everything.
+    pub failed_runs: u64,
+    /// Pulls in a row that did not, up to the last one.
+    pub failures: u32,
     /// When it was last pulled, seconds since 1970.
     pub last_began_s: Option<u64>,
     /// When everything last was here.
@@ -159,6 +163,9 @@ impl SourceStatus {
             "  found     {} new, {} unchanged, {} gone, {} refused, {} failed",
             self.new, self.unchanged, self.gone, self.refused, self.failed
         );
+        if self.failures > 1 {
+            let _ = writeln!(out, "  failures  {} in a row", self.failures);
+        }
         let next = match self.next_s {
             None => "by hand: diode-sender sync".to_owned(),
             Some(next) if next <= now_s => "now".to_owned(),

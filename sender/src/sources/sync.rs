@@ -1,5 +1,6 @@
 //! One pull from its beginning to its end, and the clock that begins it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,7 +43,11 @@ struct Live {
     is_running: bool,
     /// Set once it has begun.
     job: Option<Arc<Job>>,
+    /// Someone wants it pulled now.
+    is_asked: bool,
     runs: u64,
+    /// Those of them that did not bring everything.
+    failed_runs: u64,
 }
 
 impl Sources {
@@ -96,8 +101,8 @@ impl Sources {
     fn due(&self, now_s: u64) -> Vec<String> {
         let live = self.live();
         let is_due = |name: &&String| {
-            live.get(*name).is_some_and(|live| !live.is_running)
-                && self.next_s(name, &live, now_s).is_some_and(|next_s| next_s <= now_s)
+            let is_time = || self.next_s(name, &live, now_s).is_some_and(|next_s| next_s <= now_s);
+            live.get(*name).is_some_and(|live| !live.is_running && (live.is_asked || is_time()))
         };
         self.all.keys().filter(is_due).cloned().collect()
     }
@@ -110,52 +115,78 @@ impl Sources {
         Some(schedule.next_s(last_began_s, *failures, (*first_seen_s).min(now_s)))
     }
 
+    /// How one stands, with what its pull under way or its last one brought.
+    fn look<'l>(
+        &self,
+        name: &str,
+        live: &'l BTreeMap<String, Live>,
+    ) -> Option<(SourceStatus, Cow<'l, Report>)> {
+        let (source, one) = (self.all.get(name)?, live.get(name)?);
+        let job = one.job.as_ref().filter(|_| one.is_running);
+        let report = job.map_or(Cow::Borrowed(&one.state.report), |job| Cow::Owned(job.report()));
+        let now_s = clock_s();
+        let next_s = if one.is_asked { Some(now_s) } else { self.next_s(name, live, now_s) };
+        let status = SourceStatus {
+            name: name.to_owned(),
+            kind: source.kind.name().to_owned(),
+            channel: source.channel.clone(),
+            running: one.is_running,
+            message: job.map(|job| job.message()).unwrap_or_default(),
+            bytes: report.bytes,
+            new: report.new.len(),
+            unchanged: report.unchanged,
+            gone: report.gone.len(),
+            refused: report.refused.len(),
+            failed: report.failed.len(),
+            runs: one.runs,
+            failed_runs: one.failed_runs,
+            failures: one.state.failures,
+            last_began_s: one.state.last_began_s,
+            last_good_s: one.state.last_good_s,
+            next_s,
+            problem: one.state.report.failed.iter().chain(&one.state.report.refused).next().cloned(),
+        };
+        Some((status, report))
+    }
+
+    /// Everything about one; none if none has this name.
+    pub fn detail(&self, name: &str) -> Option<SourceDetail> {
+        let live = self.live();
+        let (status, report) = self.look(name, &live)?;
+        Some(SourceDetail { status, report: report.into_owned() })
+    }
+
     /// Everything about them.
     pub fn details(&self) -> Vec<SourceDetail> {
-        let live = self.live();
-        let detail = |(name, source): (&String, &Arc<Source>)| {
-            let one = live.get(name)?;
-            let job = one.job.as_ref().filter(|_| one.is_running);
-            let report = job.map_or_else(|| one.state.report.clone(), |job| job.report());
-            let problem = one.state.report.failed.iter().chain(&one.state.report.refused).next().cloned();
-            let status = SourceStatus {
-                name: name.clone(),
-                kind: source.kind.name().to_owned(),
-                channel: source.channel.clone(),
-                running: one.is_running,
-                message: job.map(|job| job.message()).unwrap_or_default(),
-                bytes: report.bytes,
-                new: report.new.len(),
-                unchanged: report.unchanged,
-                gone: report.gone.len(),
-                refused: report.refused.len(),
-                failed: report.failed.len(),
-                runs: one.runs,
-                last_began_s: one.state.last_began_s,
-                last_good_s: one.state.last_good_s,
-                next_s: self.next_s(name, &live, clock_s()),
-                problem,
-            };
-            Some(SourceDetail { status, report })
-        };
-        self.all.iter().filter_map(detail).collect()
+        self.all.keys().filter_map(|name| self.detail(name)).collect()
     }
 
     /// What `status` says of them, and what needs an operator.
     pub fn status(&self) -> (Vec<SourceStatus>, Vec<Alarm>) {
-        let all: Vec<SourceStatus> = self.details().into_iter().map(|detail| detail.status).collect();
         let live = self.live();
+        let all: Vec<SourceStatus> =
+            self.all.keys().filter_map(|name| Some(self.look(name, &live)?.0)).collect();
+        drop(live);
         let alarm = |status: &SourceStatus| {
-            let failures = live.get(&status.name).map_or(0, |live| live.state.failures);
-            let problem = status.problem.as_ref().filter(|_| failures >= ALARM_FAILURES)?;
+            let problem = status.problem.as_ref().filter(|_| status.failures >= ALARM_FAILURES)?;
             let text = format!(
-                "source {} could not be pulled wholly {failures} times in a row; what it brought before is served. {}: {}",
-                status.name, problem.what, problem.why
+                "source {} could not be pulled wholly {} times in a row; what it brought before is served. {}: {}",
+                status.name, status.failures, problem.what, problem.why
             );
             Some(Alarm { id: "source".to_owned(), text })
         };
         let alarms = all.iter().filter_map(alarm).collect();
         (all, alarms)
+    }
+
+    /// Has these pulled as soon as the clock looks, which has the runtime for it; those under way are joined.
+    pub fn ask(&self, names: &[String]) {
+        let mut live = self.live();
+        for name in names {
+            if let Some(one) = live.get_mut(name).filter(|one| !one.is_running) {
+                one.is_asked = true;
+            }
+        }
     }
 
     /// Begins a pull; nothing, if one is under way.
@@ -164,7 +195,7 @@ impl Sources {
         {
             let mut live = self.live();
             let Some(one) = live.get_mut(name).filter(|one| !one.is_running) else { return };
-            (one.is_running, one.job) = (true, None);
+            (one.is_running, one.is_asked, one.job) = (true, false, None);
         }
         let daemon = daemon.clone();
         tokio::spawn(async move {
@@ -275,6 +306,7 @@ impl Sources {
             (live.is_running, live.job) = (false, None);
             live.state = state;
             live.runs += 1;
+            live.failed_runs += u64::from(!is_good);
         }
     }
 

@@ -34,7 +34,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{ApiError, clock_ms};
 use access::Access;
@@ -42,6 +42,7 @@ pub use config::{Config, Listen};
 pub use history::{History, Reading, Sample};
 pub use html::{Html, count, encode, time};
 use listen::Listener;
+pub use listen::{Life, uploads};
 pub use live::LIVE_MAX;
 use live::Live;
 pub use metrics::{Kind, Metrics};
@@ -180,6 +181,7 @@ pub struct Board<S: Source> {
     history: Mutex<History>,
     live: Live,
     work: Semaphore,
+    upload: Arc<Semaphore>,
     access: Access,
     hosts: Vec<String>,
 }
@@ -209,6 +211,12 @@ impl<S: Source> Board<S> {
         let _slot = self.work.acquire().await?;
         let board = self.clone();
         tokio::task::spawn_blocking(move || work(&board)).await.context("the dashboard's work crashed")?
+    }
+
+    /// Leave to take up what is uploaded, with a thread for it: one request at a time has it, so that pages are drawn
+    /// meanwhile. None while another one has it.
+    pub fn upload(&self) -> Option<OwnedSemaphorePermit> {
+        self.upload.clone().try_acquire_owned().ok()
     }
 
     fn document(&self, page: &Page, asked: &str, may_act: bool) -> Response {
@@ -277,13 +285,15 @@ impl Dashboard {
                 history: Mutex::default(),
                 live: Live::default(),
                 work: Semaphore::new(WORKERS),
+                upload: Arc::new(Semaphore::new(1)),
                 access: Access::new(token, S::COOKIE),
                 hosts,
                 source,
             }
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .max_blocking_threads(WORKERS + 1)
+            // One looks at the daemon, one takes what is uploaded.
+            .max_blocking_threads(WORKERS + 2)
             .thread_name("dashboard work")
             .enable_all()
             .build()?;
@@ -497,8 +507,13 @@ fn message(title: &str, text: &str) -> Page {
 impl<S: Source> Board<S> {
     /// Answers a form: with the page that says what was done, or why not.
     pub fn answer(&self, title: &str, done: anyhow::Result<String>) -> Response {
+        self.answer_page(title, done.map(|text| message(title, &text)))
+    }
+
+    /// Answers a form whose answer is more than a sentence.
+    pub fn answer_page(&self, title: &str, done: anyhow::Result<Page>) -> Response {
         match done {
-            Ok(text) => self.document(&message(title, &text), "/", true),
+            Ok(page) => self.document(&page, "/", true),
             Err(error) => {
                 let page = message(&format!("{title}: not done"), &format!("{error:#}"));
                 (StatusCode::UNPROCESSABLE_ENTITY, self.document(&page, "/", true)).into_response()

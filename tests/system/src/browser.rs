@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::http::Http;
 use crate::scratch::Scratch;
-use crate::side::free_port;
+use crate::side::{TOKEN, free_port};
 use crate::skip::Skip;
 use crate::wait_for;
 
@@ -102,6 +102,28 @@ impl Browser {
     /// Runs a function's body in the page; what it returns.
     pub fn run(&self, script: &str) -> Result<Value> {
         self.command("execute/sync", &json!({ "script": script, "args": [] }))
+    }
+
+    /// Chooses files, or a folder, in the input of a page that a CSS selector names, as a person does in the dialog.
+    pub fn choose(&self, input: &str, paths: &[&Path]) -> Result<()> {
+        let found = self.command("element", &json!({ "using": "css selector", "value": input }))?;
+        let id = found.as_object().and_then(|found| found.values().next()?.as_str());
+        let id = id.with_context(|| format!("there is no {input}"))?;
+        let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        self.command(&format!("element/{id}/value"), &json!({ "text": paths.join("\n") })).map(drop)
+    }
+
+    /// Signs in to a dashboard with [`TOKEN`].
+    pub fn sign_in(&self, dashboard: &Http) -> Result<()> {
+        self.go(&format!("{}/sign-in", dashboard.origin()))?;
+        self.run(&format!(
+            "const token = document.getElementById('token'); token.value = {}; token.form.submit();",
+            json!(TOKEN)
+        ))?;
+        wait_for("the browser is signed in", START_MAX, || {
+            let text = self.run("return document.body.textContent")?;
+            Ok(text.as_str().is_some_and(|text| text.contains("Sign out")).then_some(()))
+        })
     }
 
     /// A command of the DevTools protocol.

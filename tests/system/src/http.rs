@@ -81,6 +81,17 @@ impl Http {
 
     /// Asks with these fields; a `host` among them takes the place of the right one.
     pub fn ask(&self, method: &str, path: &str, fields: &[(&str, &str)], body: &str) -> Result<Answer> {
+        self.ask_octets(method, path, fields, body.as_bytes())
+    }
+
+    /// [`Http::ask`] with a body of any octets.
+    pub fn ask_octets(
+        &self,
+        method: &str,
+        path: &str,
+        fields: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Answer> {
         let mut request = format!("{method} {path} HTTP/1.1\r\n");
         if !fields.iter().any(|(name, _)| *name == "host") {
             request.push_str(&format!("host: localhost:{}\r\n", self.port));
@@ -94,7 +105,7 @@ impl Http {
         request.push_str("connection: close\r\n\r\n");
         let mut stream = self.connect()?;
         stream.write_all(request.as_bytes())?;
-        stream.write_all(body.as_bytes())?;
+        stream.write_all(body)?;
         read(&mut stream).with_context(|| format!("{method} {path}"))
     }
 }

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -41,6 +42,8 @@ const STATE_MAX: Duration = Duration::from_secs(120);
 const COMMAND_MAX: Duration = Duration::from_secs(120);
 /// The lane's port, between namespaces.
 pub const LANE_PORT: u16 = 7400;
+/// The token of a dashboard that [`Side::let_in`] has.
+pub const TOKEN: &str = "a token of the test's own";
 /// How much of each log a failing test shows.
 const LOG_LINES: usize = 120;
 
@@ -222,6 +225,15 @@ impl Side {
         self.edit(keys, what, |table, key| {
             table.insert(key.to_owned(), value);
         })
+    }
+
+    /// Has who shows [`TOKEN`] to the dashboard do more than look, from the next start on; the token's file.
+    pub fn let_in(&self) -> Result<PathBuf> {
+        let file = self.dir.join("keys/dashboard.token");
+        std::fs::write(&file, format!("{TOKEN}\n"))?;
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
+        self.set(&["dashboard", "token_file"], "keys/dashboard.token")?;
+        Ok(file)
     }
 
     /// Takes a key out of the configuration, so that its default holds.

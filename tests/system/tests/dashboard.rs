@@ -11,12 +11,14 @@ use diodesync_system::browser::Browser;
 use diodesync_system::http::{Http, read};
 use diodesync_system::prng::Prng;
 use diodesync_system::provider::{OTHER_PLATFORM, Publisher, host_platform};
-use diodesync_system::side::{Pair, Setup};
+use diodesync_system::side::{Pair, Setup, TOKEN};
 use diodesync_system::weather::Weather;
 use diodesync_system::{alone, tree, wait_for};
 use serde_json::{Value, json};
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// An export that nobody has made.
+const NO_EXPORT: &str = "0011223344556677";
 
 fn setup(name: &'static str) -> Setup {
     Setup { name, rounds: 2, ..Setup::default() }
@@ -35,12 +37,15 @@ fn release(pair: &Pair, number: u64, bytes: usize) {
 #[test]
 fn what_the_interfaces_describe_is_true() {
     let mut pair = Pair::over_link(&setup("dash-api"), Weather::lossy(4)).unwrap();
-    for side in [&pair.low, &pair.high] {
-        let token = side.dir().join("keys/dashboard.token");
-        std::fs::write(&token, "a token of the test's own\n").unwrap();
-        std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
-        side.set(&["dashboard", "token_file"], "keys/dashboard.token").unwrap();
-    }
+    [&pair.low, &pair.high].into_iter().for_each(|side| drop(side.let_in().unwrap()));
+    // A source, a mirror and an import, so that there is something to describe.
+    let watched = pair.dir.join("watched");
+    std::fs::create_dir_all(&watched).unwrap();
+    let source = format!("[[source]]\nname = 'folder'\nkind = 'directory'\npath = '{}'\n", watched.display());
+    pair.low.set(&["source"], source.parse::<toml::Table>().unwrap()["source"].clone()).unwrap();
+    let tree = pair.dir.join("mirror/files");
+    std::fs::create_dir_all(tree.parent().unwrap()).unwrap();
+    pair.add_mirror(&format!("name = 'tree'\nkind = 'files-tree'\npath = '{}'", tree.display())).unwrap();
     pair.start().unwrap();
     release(&pair, 1, 3 << 20);
     pair.wait_published(1, 2 * MINUTE).unwrap();
@@ -48,6 +53,14 @@ fn what_the_interfaces_describe_is_true() {
     let tree = pair.dir.join("tree");
     tree::write(&tree, "more", b"more", 0o644).unwrap();
     pair.low.ok(&["submit", "files", tree.to_str().unwrap()]).unwrap();
+    let media = pair.dir.join("media");
+    std::fs::create_dir_all(&media).unwrap();
+    let to = media.to_str().unwrap();
+    pair.low.ok(&["export", "--to", to, "--volume-size", "2.5MB", "--parity", "0%"]).unwrap();
+    let volume = std::fs::read_dir(&media).unwrap().next().unwrap().unwrap().path();
+    std::fs::remove_dir_all(volume).unwrap();
+    assert_eq!(pair.high.run(&["import", media.to_str().unwrap()]).unwrap().code, Some(1));
+    pair.wait_mirror("tree", MINUTE, |mirror| mirror.state == "current").unwrap();
 
     for (side, http) in [("sender", low), ("receiver", high)] {
         let description = http.get_ok("/api/v1/openapi.json").unwrap().json().unwrap();
@@ -78,6 +91,13 @@ fn what_the_interfaces_describe_is_true() {
     let (hex, _) = tree::digest(&tree.join("more")).unwrap();
     assert_eq!((&found["total"], &found["artifacts"][0]["digests"][0]["sha256"]), (&json!(1), &json!(hex)));
     assert_eq!(found["artifacts"][0]["state"], "published");
+    pair.wait_mirror("tree", MINUTE, |mirror| mirror.holds == [("main".to_owned(), 2)]).unwrap();
+    wait_for("the artifact is in the site's mirror", MINUTE, || {
+        let found = high.get_ok("/api/v1/artifacts?q=tree%2Fmore")?.json()?;
+        let mirrors = &found["artifacts"][0]["mirrors"];
+        Ok((*mirrors == json!([{ "mirror": "tree", "state": "held" }])).then_some(()))
+    })
+    .unwrap();
     let by_digest = high.get_ok(&format!("/artifacts?q={hex}")).unwrap().body;
     assert!(by_digest.contains("tree/more") && !by_digest.contains("tree/bulk"), "{by_digest}");
     let change = low.get_ok("/api/v1/releases/main/2").unwrap().json().unwrap();
@@ -96,7 +116,12 @@ fn check_operation(
     method: &str,
     operation: &Value,
 ) {
-    let asked = path.replace("{channel}", "main").replace("{number}", "1");
+    let names = [("{channel}", "main"), ("{number}", "1"), ("{source}", "folder"), ("{export}", NO_EXPORT)];
+    let mut asked = names.iter().fold(path.to_owned(), |path, (name, value)| path.replace(name, value));
+    let parameters = operation["parameters"].as_array().into_iter().flatten();
+    for one in parameters.filter(|one| one["in"] == "query" && one["required"] == true) {
+        asked.push_str(&format!("?{}=0", one["name"].as_str().unwrap()));
+    }
     let what = format!("{side}: {method} {path}");
     let (answer, allowed) = match method {
         "get" => (http.get(&asked).unwrap(), vec![200]),
@@ -106,14 +131,17 @@ fn check_operation(
                 "/api/v1/release" => json!({ "channel": "main", "full": false }),
                 "/api/v1/resend" => json!({ "ticket": "no ticket" }),
                 "/api/v1/decisions" => json!({ "decision": "no decision" }),
+                "/api/v1/sync" => json!({ "sources": ["folder"] }),
+                other if other.starts_with("/api/v1/imports") => json!("no volume"),
                 other => panic!("no example of {other}"),
             };
             let body = body.to_string();
             let kind = ("content-type", "application/json");
-            let refused = http.ask("POST", path, &[kind, ("origin", &http.origin())], &body).unwrap();
+            let refused = http.ask("POST", &asked, &[kind, ("origin", &http.origin())], &body).unwrap();
             assert_eq!(refused.status, 401, "{what}: {}", refused.body);
-            let token = ("authorization", "Bearer a token of the test's own");
-            (http.ask("POST", path, &[kind, token], &body).unwrap(), vec![200, 422])
+            let token = format!("Bearer {TOKEN}");
+            let fields = [kind, ("authorization", token.as_str())];
+            (http.ask("POST", &asked, &fields, &body).unwrap(), vec![200, 422])
         }
         other => panic!("{what}: {other}"),
     };
@@ -159,6 +187,12 @@ fn check_schema(what: &str, description: &Value, schema: &Value, value: &Value) 
     assert!(types.iter().any(is_of), "{what}: {value} is not {types:?}");
     if let Some(allowed) = schema["enum"].as_array() {
         assert!(allowed.contains(value), "{what}: {value} is none of {allowed:?}");
+    }
+    if let (Some(kinds), Some(values)) = (schema["prefixItems"].as_array(), value.as_array()) {
+        assert_eq!(kinds.len(), values.len(), "{what}: {value}");
+        for (schema, value) in kinds.iter().zip(values) {
+            check_schema(&format!("{what}[]"), description, schema, value);
+        }
     }
     if let (Some(items), Some(values)) = (schema.get("items"), value.as_array()) {
         for value in values {
@@ -301,11 +335,9 @@ fn endless_header(http: &Http) {
 #[test]
 fn only_the_token_lets_someone_do_more_than_look() {
     let mut pair = Pair::over_link(&setup("dash-token"), Weather::lossy(7)).unwrap();
-    let token = pair.low.dir().join("keys/dashboard.token");
+    let token = pair.low.let_in().unwrap();
     let mode = |mode| std::fs::set_permissions(&token, std::fs::Permissions::from_mode(mode)).unwrap();
-    std::fs::write(&token, "a token of the test's own\n").unwrap();
     mode(0o644);
-    pair.low.set(&["dashboard", "token_file"], "keys/dashboard.token").unwrap();
     pair.start().unwrap();
     let tree = pair.dir.join("tree");
     tree::write(&tree, "a", b"a", 0o644).unwrap();
@@ -427,10 +459,7 @@ fn a_release_is_watched_from_nothing_to_published() {
         Err(skip) => return skip.announce_or_fail_in_ci("the dashboards in a real browser"),
     };
     let mut pair = Pair::over_link(&setup("dash-browser"), Weather::lossy(9)).unwrap();
-    let token = pair.low.dir().join("keys/dashboard.token");
-    std::fs::write(&token, "a token of the test's own\n").unwrap();
-    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
-    pair.low.set(&["dashboard", "token_file"], "keys/dashboard.token").unwrap();
+    pair.low.let_in().unwrap();
     pair.low.set(&["lane", "rate"], "24mbit").unwrap();
     pair.start().unwrap();
     let [low, high] = pair.dashboards();
@@ -484,8 +513,12 @@ fn a_release_is_watched_from_nothing_to_published() {
     assert_eq!(browser.errors().unwrap(), [""; 0]);
 
     for (side, http, paths) in [
-        ("receiver", high, vec!["/", "/releases", "/releases/main/1", "/artifacts", "/missing"]),
-        ("sender", low, vec!["/", "/releases", "/releases/main/1", "/exports", "/sign-in"]),
+        (
+            "receiver",
+            high,
+            vec!["/", "/releases", "/releases/main/1", "/artifacts", "/mirrors", "/missing", "/import"],
+        ),
+        ("sender", low, vec!["/", "/sources", "/releases", "/releases/main/1", "/exports", "/sign-in"]),
     ] {
         for path in paths {
             browser.look(1280, 900, false, "light").unwrap();
@@ -528,7 +561,7 @@ fn with_the_keyboard(browser: &Browser, low: &Http) {
         assert!(stops.len() < 20, "the token's field is not reached: {stops:?}");
     }
     assert_eq!(stops.first(), Some(&json!("Skip to content")));
-    browser.devtools("Input.insertText", &json!({ "text": "a token of the test's own" })).unwrap();
+    browser.devtools("Input.insertText", &json!({ "text": TOKEN })).unwrap();
     browser.press_enter().unwrap();
     wait_for("the browser is signed in", MINUTE, || {
         let text = browser.run("return document.body.textContent")?;

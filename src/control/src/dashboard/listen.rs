@@ -5,20 +5,27 @@
 //! | [`CONNECTIONS_MAX`] | more waits in the kernel's queue |
 //! | [`HEADER_BYTES_MAX`], [`HEADERS_MAX`] | a request that is all header: it is refused when it has grown so long |
 //! | [`HEADER_MAX`] | a request that trickles in, and an idle connection kept alive |
-//! | [`LIFE_MAX`] | a client that reads no more; a page that is followed live connects again by itself |
+//! | [`LIFE_MAX`] | a client that reads no more; a page that is followed live connects again by itself. What is uploaded may take longer, for as long as something comes ([`Life`]) |
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Request};
+use axum::middleware::Next;
+use axum::response::Response;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Listen;
 
@@ -30,7 +37,7 @@ const HEADER_MAX: Duration = Duration::from_secs(30);
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// Lines of a request's header.
 const HEADERS_MAX: usize = 64;
-/// Time after which a connection is closed, whatever it does.
+/// Time after which a connection is closed, whatever it does but upload.
 const LIFE_MAX: Duration = Duration::from_secs(900);
 /// Pause after the system refused a connection, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -138,14 +145,80 @@ fn inherited() -> Option<anyhow::Result<Listener>> {
     Some(open())
 }
 
+/// When a connection ends. Requests have that of the connection that they came on.
+#[derive(Debug, Clone)]
+pub struct Life {
+    end: Arc<Mutex<Instant>>,
+    span: Duration,
+}
+
+impl Life {
+    fn new(span: Duration) -> Self {
+        Self { end: Arc::new(Mutex::new(Instant::now() + span)), span }
+    }
+
+    fn end(&self) -> Instant {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn extend(&self) {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + self.span;
+    }
+
+    async fn over(&self) {
+        while Instant::now() < self.end() {
+            sleep_until(self.end()).await;
+        }
+    }
+}
+
+/// For routes that take uploads: each piece that comes lets the connection live longer.
+pub async fn uploads(Extension(life): Extension<Life>, request: Request, next: Next) -> Response {
+    let body = |body: Body| {
+        Body::new(body.map_frame(move |frame| {
+            life.extend();
+            frame
+        }))
+    };
+    next.run(request.map(body)).await
+}
+
 async fn connection<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: T, router: Router) {
+    let life = Life::new(LIFE_MAX);
+    let (router, mark) = (TowerToHyperService::new(router), life.clone());
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(mark.clone());
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_MAX)
         .max_header_size(HEADER_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    if let Ok(Err(error)) = timeout(LIFE_MAX, connection).await {
-        tracing::debug!(%error, "a connection of the dashboard ended early");
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        done = connection => if let Err(error) = done {
+            tracing::debug!(%error, "a connection of the dashboard ended early");
+        },
+        () = life.over() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_lives_for_as_long_as_something_is_uploaded() {
+        let (span, began) = (Duration::from_millis(200), Instant::now());
+        let life = Life::new(span);
+        let uploading = async {
+            for _ in 0..5 {
+                sleep(span / 2).await;
+                life.extend();
+            }
+        };
+        tokio::join!(life.over(), uploading);
+        assert!(began.elapsed() >= 7 * span / 2, "{:?}", began.elapsed());
     }
 }
