@@ -162,6 +162,7 @@ fn rules_are_read_again_without_a_restart() {
     // What is no configuration changes nothing.
     pair.high.set(&["policy"], policy("perhaps")).unwrap();
     refused(&reload(), "unknown variant `perhaps`");
+    pair.high.set(&["policy"], policy("deny")).unwrap();
     pair.wait_state(1, ReleaseState::Refused);
     // Other rules, an approver, and a place that needs a restart.
     pair.high.set(&["policy"], policy("allow")).unwrap();

@@ -122,6 +122,12 @@ for path in $(paths InaccessiblePaths); do
     if [ -d "$path" ]; then mount -t tmpfs -o mode=000,size=4k,ro none "$path"
     elif [ -e "$path" ]; then mount --bind /dev/null "$path"; fi
 done
+if [ "$role" = lane ]; then
+    # The socket unit's part. What activates has to come first; it is no datagram of a lane.
+    listen=$(sed -n '/^\[\[lane\]\]/,/^\[/s/^listen = "\(.*\)"/\1/p' "$dir/receiver.toml")
+    for try in $(seq 20); do sleep 0.1; bash -c "echo x > /dev/udp/127.0.0.1/${listen##*:}" || true; done &
+    exec systemd-socket-activate -d -l "$listen" -E NOTIFY_SOCKET -E RUST_LOG unshare -n "$@" < /proc/net/udp
+fi
 if grep -q '^PrivateNetwork=yes' "$unit"; then exec unshare -n "$@"; fi
 exec "$@"
 "#;
