@@ -217,39 +217,56 @@ impl Imports {
         first: u32,
         mut read: impl FnMut(&mut [u8]) -> anyhow::Result<usize>,
     ) -> anyhow::Result<Taken> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let import = open.get_mut(&export).with_context(|| format!("export {export} was not begun"))?;
-        let sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut taken, dropped) = (Taken::default(), import.dropped.len());
-        let mut buffer = Vec::new();
-        for slot in first..import.layout.slots() {
-            buffer.resize(import.layout.slot_bytes(slot), 0);
+        let (layout, dropped) = self.with(export, |import, _| Ok((import.layout, import.dropped.len())))?;
+        let (mut taken, mut buffer) = (Taken::default(), Vec::new());
+        for slot in first..layout.slots() {
+            buffer.resize(layout.slot_bytes(slot), 0);
+            // Whoever is slow keeps nobody else waiting: nothing is locked meanwhile.
             let got = read(&mut buffer)?;
             if got == 0 {
                 break;
             }
             taken.slots += 1;
             buffer.truncate(got);
-            match import.take_slot(&sink, slot, &mut buffer)? {
+            let is_new = self.with(export, |import, sink| {
+                let is_new = import.take_slot(sink, slot, &mut buffer)?;
+                if import.state.uncommitted() >= COMMIT_SLOTS {
+                    import.commit(sink)?;
+                }
+                Ok(is_new)
+            })?;
+            match is_new {
                 Some(true) => {
                     taken.new += 1;
-                    if !import.layout.is_parity(slot) {
+                    if !layout.is_parity(slot) {
                         self.standings.came(export, slot);
                     }
                 }
                 Some(false) => {}
                 None => taken.damaged.push(slot),
             }
-            if import.state.uncommitted() >= COMMIT_SLOTS {
-                import.commit(&sink)?;
+        }
+        self.with(export, |import, sink| {
+            import.commit(sink)?;
+            if import.dropped.len() > dropped {
+                let missing = import.state.missing(&layout)?;
+                self.standings.count(export, import.made_s, layout, &missing);
             }
-        }
-        import.commit(&sink)?;
-        if import.dropped.len() > dropped {
-            let missing = import.state.missing(&import.layout)?;
-            self.standings.count(export, import.made_s, import.layout, &missing);
-        }
+            Ok(())
+        })?;
         Ok(taken)
+    }
+
+    /// Does something with an import that was begun, alone.
+    fn with<T>(
+        &self,
+        export: ExportId,
+        work: impl FnOnce(&mut Import, &Sink) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let import = open.get_mut(&export).with_context(|| format!("export {export} was not begun"))?;
+        let sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        work(import, &sink)
     }
 
     /// Repairs what parity can, and says what is missing. A finished import leaves nothing behind.

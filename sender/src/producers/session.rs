@@ -113,7 +113,7 @@ impl Session {
     }
 
     async fn refuse(&self, error: &anyhow::Error) -> Answer {
-        let (why, name) = (format!("{error:#}"), &self.desk.producer.name);
+        let (why, name) = (told(error), &self.desk.producer.name);
         self.desk.heard(&self.from, false);
         tracing::warn!(producer = name, from = self.from, why, "a submission is refused");
         let (audit, by) = (self.daemon.audit.clone(), self.actor());
@@ -254,12 +254,23 @@ impl Session {
                 // It comes again.
                 desk.folder.remove(expected);
             }
-            let totals = taken?;
+            let mut totals = taken?;
             offer.files.iter().for_each(|file| desk.folder.remove(&file.sha256));
+            // What others have submitted is no business of this producer's.
+            totals.new_bytes = offer.bytes() - plan.held.values().sum::<u64>().min(offer.bytes());
             Ok(totals)
         };
         Ok(tokio::task::spawn_blocking(work).await.context("the submission crashed")??)
     }
+}
+
+/// Characters of a refusal: what is refused may be quoted in it.
+const WHY_CHARS_MAX: usize = 1000;
+
+/// Why something is refused, for logs and for who sent it.
+fn told(error: &anyhow::Error) -> String {
+    let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    format!("{error:#}").chars().take(WHY_CHARS_MAX).map(plain).collect()
 }
 
 /// What takes content streams.
