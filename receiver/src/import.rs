@@ -178,13 +178,14 @@ impl Imports {
 
     /// Goes on with an export whose manifest cannot be read on this medium, from what an earlier one said.
     pub fn resume(&self, export: ExportId) -> anyhow::Result<Offered> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let manifest = std::fs::read(self.manifest_path(export)).with_context(|| {
             format!(
                 "the manifest of export {export} is not readable on this medium, and none was seen before; \
                  import another volume of it first"
             )
         })?;
-        self.begin(&manifest)
+        self.begin_in(&mut open, &manifest)
     }
 
     fn manifest_path(&self, export: ExportId) -> PathBuf {
@@ -203,8 +204,9 @@ impl Imports {
 
     fn standing(&self, export: ExportId) -> Option<Standing> {
         self.standings.get(export).or_else(|| {
-            let manifest = std::fs::read(self.manifest_path(export)).ok()?;
             let mut open = self.open.try_lock().ok()?;
+            // Under the lock: one that is finished meanwhile must not come back.
+            let manifest = std::fs::read(self.manifest_path(export)).ok()?;
             self.begin_in(&mut open, &manifest).ok()?;
             self.standings.get(export)
         })

@@ -44,14 +44,21 @@ impl State {
     /// Opens what there is of an export, or begins it.
     pub fn open(dir: &Path, manifest: &[u8], layout: &Layout) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        fact::write_atomic(&dir.join("manifest"), 0o640, &[manifest])?;
+        // Who only looks must not make an import look as if something had just come of it.
+        let path = dir.join("manifest");
+        if std::fs::read(&path).ok().as_deref() != Some(manifest) {
+            fact::write_atomic(&path, 0o640, &[manifest])?;
+        }
         let file = |name: &str| -> anyhow::Result<(PathBuf, File)> {
             let path = dir.join(name);
             let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
             Ok((path.clone(), file.with_context(|| format!("cannot open {}", path.display()))?))
         };
         let seen = file("seen")?;
-        seen.1.set_len(u64::from(layout.slots()) * RECORD_BYTES as u64)?;
+        let bytes = u64::from(layout.slots()) * RECORD_BYTES as u64;
+        if seen.1.metadata()?.len() != bytes {
+            seen.1.set_len(bytes)?;
+        }
         Ok(Self { staged: file("staged")?, seen, parity: file("parity")?, pending: BTreeMap::new() })
     }
 
