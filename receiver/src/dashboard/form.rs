@@ -89,6 +89,11 @@ impl FormReader {
         }
     }
 
+    /// Whether no field has begun yet.
+    pub fn is_before_fields(&self) -> bool {
+        self.state == State::Preamble
+    }
+
     /// Whether the form is at its end.
     pub fn is_done(&self) -> bool {
         self.state == State::Done

@@ -37,6 +37,8 @@ use crate::import::{Offered, Standing, Summary, Taken, Taking, VolumeLack, check
 const STALL_MAX: Duration = Duration::from_secs(60);
 /// Files of one form.
 const FILES_MAX: usize = 4096;
+/// Octets of a form that belong to none of them.
+const OTHER_BYTES_MAX: u64 = 1 << 20;
 
 /// The handlers.
 pub fn routes() -> Router<Arc<Board<Daemon>>> {
@@ -115,9 +117,12 @@ async fn slots(
 ) -> Result<Json<Taken>, ApiError> {
     let taken = match leave(&board) {
         Ok(_leave) => {
-            let mut taking = Taking::start(&board.source, export, first);
+            let (mut taking, mut left) = (Taking::start(&board.source, export, first), FILE_BYTES_MAX);
             while let Ok(Some(Ok(frame))) = timeout(STALL_MAX, body.frame()).await {
                 let Ok(data) = frame.into_data() else { continue };
+                // No file of a volume has more.
+                let Some(rest) = left.checked_sub(data.len() as u64) else { break };
+                left = rest;
                 if !taking.feed(data).await {
                     break;
                 }
@@ -164,6 +169,8 @@ async fn finish(State(board): Shared, Path(export): Path<ExportId>) -> Result<Js
 struct Form {
     body: Body,
     reader: FormReader,
+    /// Octets that belong to no file.
+    others: u64,
 }
 
 impl Form {
@@ -179,6 +186,9 @@ impl Form {
             match timeout(STALL_MAX, self.body.frame()).await {
                 Ok(Some(Ok(frame))) => {
                     if let Ok(octets) = frame.into_data() {
+                        if self.reader.is_before_fields() {
+                            self.pass(octets.len())?;
+                        }
                         self.reader.push(&octets);
                     }
                 }
@@ -186,6 +196,15 @@ impl Form {
                 Err(_) => bail!("nothing came for {} s; what came before is kept", STALL_MAX.as_secs()),
             }
         }
+    }
+
+    /// Counts what belongs to no file.
+    fn pass(&mut self, octets: usize) -> anyhow::Result<()> {
+        self.others = self.others.saturating_add(octets as u64);
+        if self.others > OTHER_BYTES_MAX {
+            bail!("more than {OTHER_BYTES_MAX} octets of the form belong to no file of a volume");
+        }
+        Ok(())
     }
 
     /// The next octets of the field that was begun; none at its end.
@@ -202,7 +221,7 @@ async fn form(State(board): Shared, headers: HeaderMap, body: Body) -> Response 
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let done = match FormReader::new(kind) {
         Ok(reader) => {
-            let mut form = Form { body, reader };
+            let mut form = Form { body, reader, others: 0 };
             let done = take_form(&board, &mut form).await;
             drain(&mut form.body).await;
             done
@@ -225,7 +244,8 @@ async fn take_form(board: &Arc<Board<Daemon>>, form: &mut Form) -> anyhow::Resul
     let _leave = leave(board)?;
     let (mut export, mut files) = (None, Vec::new());
     while let Some(piece) = form.next().await? {
-        // Octets of what nobody asked for are passed over.
+        // What nobody asked for is passed over, up to a limit; each field counts as one octet at least.
+        form.pass(if let Piece::Octets(octets) = &piece { octets.len() } else { 1 })?;
         let Piece::Begin { name, file: Some(file) } = piece else { continue };
         match name.as_str() {
             "manifest" if !file.is_empty() => {

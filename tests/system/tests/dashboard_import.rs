@@ -272,6 +272,13 @@ fn a_form_brings_volumes_without_a_script() {
     assert!(early.status == 422 && early.body.contains("manifest before its files"), "{early:?}");
     let evil = send(&[("manifest", "<script>alert(1)</script>", b"x")]);
     assert!(evil.status == 422 && !evil.body.contains("<script>alert"), "{evil:?}");
+    // What belongs to no file is not read for ever, be it in a field or before the first.
+    let other = send(&[("notes", "notes.txt", &vec![1; 2 << 20])]);
+    assert!(other.status == 422 && other.body.contains("belong to no file"), "{other:?}");
+    let (kind, end) = multipart(&[]);
+    let fields = [("content-type", kind.as_str()), ("origin", &origin), ("cookie", &cookie)];
+    let before = high.ask_octets("POST", "/hand-in", &fields, &[vec![b'x'; 2 << 20], end].concat()).unwrap();
+    assert!(before.status == 422 && before.body.contains("belong to no file"), "{before:?}");
 
     // One volume is lost, which parity makes up for; the first brings a file that is none of it, too.
     let manifest = std::fs::read(carried.volumes[0].join(MANIFEST_FILE)).unwrap();
