@@ -257,7 +257,12 @@ impl Session {
             let mut totals = taken?;
             offer.files.iter().for_each(|file| desk.folder.remove(&file.sha256));
             // What others have submitted is no business of this producer's.
-            totals.new_bytes = offer.bytes() - plan.held.values().sum::<u64>().min(offer.bytes());
+            let blobs = offer.blobs()?;
+            totals.new_bytes = blobs
+                .iter()
+                .filter(|(sha256, _)| !plan.held.contains_key(sha256))
+                .map(|(_, bytes)| bytes)
+                .sum();
             Ok(totals)
         };
         Ok(tokio::task::spawn_blocking(work).await.context("the submission crashed")??)
