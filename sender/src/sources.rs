@@ -42,6 +42,7 @@ use anyhow::bail;
 use diodesync_control::table::Table;
 pub use diodesync_control::table::nearest;
 
+pub(crate) use config::parse_name;
 pub use config::{Source, parse_all};
 pub use job::Job;
 pub use state::{Problem, Report, SourceDetail, SourceStatus};

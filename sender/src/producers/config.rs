@@ -14,6 +14,7 @@ use toml::de::DeTable;
 
 use super::identity::Pin;
 use super::rights::Producer;
+use crate::sources::parse_name;
 
 /// Producers of a sender.
 const PRODUCERS_MAX: usize = 1000;
@@ -115,18 +116,6 @@ fn parse_producer(
     };
     table.finish("a [[producer]]")?;
     Ok(producer)
-}
-
-/// It is a folder's name, too.
-fn parse_name(text: &str) -> Result<String, String> {
-    let is_name = (1..=32).contains(&text.len())
-        && text.bytes().all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'-')
-        && !text.starts_with('-');
-    if is_name {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("expected 1 to 32 of a-z, 0-9 and -, found {text:?}"))
-    }
 }
 
 fn parse_pattern(text: &str) -> Result<String, String> {

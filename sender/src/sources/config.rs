@@ -179,7 +179,8 @@ fn parse_access(table: &mut Table<'_>) -> anyhow::Result<Access> {
     })
 }
 
-fn parse_name(text: &str) -> Result<String, String> {
+/// A name that is a folder's, too.
+pub(crate) fn parse_name(text: &str) -> Result<String, String> {
     let is_name = (1..=32).contains(&text.len())
         && text.bytes().all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'-')
         && !text.starts_with('-');
