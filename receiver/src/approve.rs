@@ -19,9 +19,8 @@ use diodesync::id::{Channel, ReleaseNo};
 use diodesync::pack::fact;
 use diodesync::quantity::parse_duration;
 use diodesync::release::approval::{APPROVAL_BYTES_MAX, Approval, ApproverKey, Decision, Subject};
-use diodesync_control::{Client, clock_s};
+use diodesync_control::{Client, clock_s, secret};
 
-use crate::init::read_key;
 use crate::publish::Decided;
 pub use held::{HeldRelease, HeldReleases};
 
@@ -59,8 +58,7 @@ impl DecideArgs {
 
     fn sign(&self, subject: Subject, decision: Decision) -> anyhow::Result<Approval> {
         let path = self.key.as_deref().context("--key is missing")?;
-        fact::check_private(path)?;
-        let key = ApproverKey::from_seed(&read_key(path)?);
+        let key = ApproverKey::from_seed(&secret::read_key_file(path)?);
         let now_s = clock_s();
         Ok(key.sign(subject, decision, (now_s, now_s.saturating_add(self.valid.as_secs())))?)
     }

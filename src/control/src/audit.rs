@@ -24,7 +24,7 @@ use diodesync::audit::{Actor, AuditKey, AuditPublic, Checkpoint, Event, Head, Si
 use diodesync::id::LinkId;
 use diodesync::pack::fact;
 
-use crate::clock_ms;
+use crate::{clock_ms, secret};
 pub use commands::{ShowArgs, VerifyArgs, show, verify};
 use log::Log;
 pub use person::{Caller, command, refusals};
@@ -69,11 +69,7 @@ impl Place {
             getrandom::fill(&mut seed).context("the operating system gives no random numbers")?;
             fact::write_secret(&path, &seed)?;
         }
-        fact::check_private(&path)?;
-        let seed = fact::read(&path)?.with_context(|| format!("the key {} is missing", path.display()))?;
-        let seed: [u8; 32] =
-            seed.try_into().map_err(|_| anyhow::anyhow!("{} is not a key of 32 octets", path.display()))?;
-        Ok(AuditKey::from_seed(&seed))
+        Ok(AuditKey::from_seed(&secret::read_key_file(&path)?))
     }
 
     /// The public key, as it lies beside the log.

@@ -68,8 +68,21 @@ fn read_key_in(credentials: Option<&Path>, side: Side, path: &Path) -> anyhow::R
         anyhow::bail!("the key {} is missing, and {given}", path.display());
     }
     check_in(credentials, &found)?;
-    let seed = fact::read(&found)?.with_context(|| format!("the key {} is missing", found.display()))?;
-    seed.try_into().map_err(|_| anyhow::anyhow!("{} is not a key of 32 octets", found.display()))
+    parse_key(&found)
+}
+
+/// Reads a key of 32 octets out of this very file, whatever the service manager has given.
+///
+/// # Errors
+/// If it is not there, others can read it, or it is something else.
+pub fn read_key_file(path: &Path) -> anyhow::Result<[u8; 32]> {
+    fact::check_private(path)?;
+    parse_key(path)
+}
+
+fn parse_key(path: &Path) -> anyhow::Result<[u8; 32]> {
+    let seed = fact::read(path)?.with_context(|| format!("the key {} is missing", path.display()))?;
+    seed.try_into().map_err(|_| anyhow::anyhow!("{} is not a key of 32 octets", path.display()))
 }
 
 #[cfg(test)]
