@@ -17,6 +17,7 @@ use diodesync::pack::{Disk, PackError, PackStore};
 use diodesync::quantity::Span;
 use diodesync_control::audit::{Audit, Caller};
 use diodesync_control::dashboard::Trouble;
+use diodesync_control::reload::{InForce, Reloaded};
 use diodesync_control::{ApiError, VerifyJob, VerifyState, clock_ms, clock_s, on_thread};
 use serde::Deserialize;
 
@@ -31,7 +32,7 @@ use crate::mirror::{self, MirrorDir, MirrorStatus};
 use crate::publish::{
     DamagedRelease, Decided, GcReport, GcRequest, Handed, Ledger, PublishShared, Stage, View as PublishView,
 };
-use crate::reload::{InForce, Reloaded};
+use crate::reload;
 use crate::serve::{MIRROR, SERVE, Serving, SiteHandle, TlsStatus};
 use crate::status::{
     Alarm, ChannelStatus, DecodingStatus, LaneStatus, Missing, MissingRelease, ProbeStatus, ReleaseStatus,
@@ -107,7 +108,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/held", get(held))
         .route("/v1/decisions", post(decide))
         .route("/v1/acknowledge-clock", post(acknowledge_clock))
-        .route("/v1/reload", post(reload))
+        .route("/v1/reload", post(reload_config))
         .route("/v1/audit/checkpoint", get(checkpoint))
         .with_state(daemon)
 }
@@ -210,17 +211,13 @@ async fn acknowledge_clock(
     Ok(Json(serde_json::json!({ "acknowledged": why })))
 }
 
-async fn reload(State(daemon): State<Arc<Daemon>>, Caller(by): Caller) -> Result<Json<Reloaded>, ApiError> {
+async fn reload_config(
+    State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
+) -> Result<Json<Reloaded>, ApiError> {
     let reload = move || {
-        let tell = |reloaded: &Reloaded| {
-            let taken = match reloaded.taken.as_slice() {
-                [] => "nothing changed".to_owned(),
-                taken => taken.join(", "),
-            };
-            let what = format!("reload of configuration {}: {taken}", reloaded.config);
-            daemon.audit.tell(&by, Event::Asked { what }).map(drop)
-        };
-        daemon.in_force.reload(daemon.paired.link, &daemon.publish, tell)
+        let tell = |reloaded: &Reloaded| daemon.audit.tell(&by, reloaded.event());
+        reload::reload(&daemon.in_force, daemon.paired.link, &daemon.publish, tell)
     };
     on_thread("reload", reload).await
 }

@@ -10,13 +10,13 @@ use diodesync::pack::verify::Report;
 use diodesync::quantity::{BitsPerS, Bytes};
 use diodesync::release::approval::Decision;
 use diodesync_control::audit;
+use diodesync_control::reload::Reloaded;
 use diodesync_control::{Client, Manual, Progress, ask_verify};
 
 use crate::approve::{self, DecideArgs, HeldReleases};
 use crate::audit as own_audit;
 use crate::config::Config;
 use crate::publish::{GcReport, GcRequest};
-use crate::reload::Reloaded;
 use crate::status::{Missing, Status};
 use crate::verify::MEND;
 use crate::{import, init, rotate, run, ticket};

@@ -14,6 +14,7 @@ use diodesync::pack::PackStore;
 use diodesync::trust::TrustState;
 use diodesync_control::audit::Audit;
 use diodesync_control::dashboard::Dashboard;
+use diodesync_control::reload::InForce;
 use diodesync_control::{DirLock, clock_s, service};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -33,7 +34,7 @@ use crate::lane::{self, LanesInput, LanesShared};
 use crate::link_keys;
 use crate::mirror;
 use crate::publish::{self, Ledger, PublishInput, PublishShared, Rules};
-use crate::reload::{self, InForce};
+use crate::reload;
 use crate::serve::{self, ClientFiles, Follower, MIRROR, SERVE, SiteHandle, Tls, TlsHandle};
 
 /// How often the end of our own certificate is looked at.

@@ -158,7 +158,7 @@ fn rules_are_read_again_without_a_restart() {
     let why = pair.wait_state(1, ReleaseState::Refused);
     assert!(why.contains("its default is \"deny\""), "{why}");
     let reload = || pair.high.run(&["reload"]).unwrap();
-    assert_eq!(reload().ok().unwrap(), "nothing of what may be published has changed\n");
+    assert_eq!(reload().ok().unwrap(), "nothing has changed that is taken without a restart\n");
     // What is no configuration changes nothing.
     pair.high.set(&["policy"], policy("perhaps")).unwrap();
     refused(&reload(), "unknown variant `perhaps`");
@@ -170,14 +170,17 @@ fn rules_are_read_again_without_a_restart() {
     pair.high.set(&["approver"], vec![toml::Value::Table(alice.table.clone())]).unwrap();
     pair.high.set(&["trust", "skew_max"], "4m").unwrap();
     let said = reload().ok().unwrap();
-    assert_eq!(said, "taken: approver, channel, policy\nchanged, and waiting for a restart: trust\n");
+    assert_eq!(
+        said,
+        "taken: approver alice (new), channel main (new), policy\nchanged, and waiting for a restart: trust\n"
+    );
     assert_eq!(pair.low_status().unwrap().channel("main").unwrap().newest, Some(1));
     pair.wait_state(1, ReleaseState::Held);
     alice.decide(&pair, &["approve", "1"]).ok().unwrap();
     pair.wait_state(1, ReleaseState::Published);
     assert_eq!(served(&pair).keys().collect::<Vec<_>>(), ["one"]);
     let told = pair.high.ok(&["audit", "show", "--json"]).unwrap();
-    assert!(told.contains("approver, channel, policy"), "{told}");
+    assert!(told.contains("approver alice (new), channel main (new), policy"), "{told}");
 }
 
 #[test]
