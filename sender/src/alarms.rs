@@ -40,10 +40,11 @@ fn places(dir: &Path) -> Places {
 
 /// Watches the daemon's alarms, and takes them to command and webhook.
 pub fn start(daemon: Arc<Daemon>) -> anyhow::Result<Threads> {
-    let dir = daemon.config.dir.clone();
+    let config = daemon.config();
+    let dir = config.dir.clone();
     let identity = Identity { side: "sender", link: daemon.link, codes: CODES };
-    let command = Hook::command(&daemon.config.alarms);
-    let webhook = Hook::webhook(&daemon.config.alarms)?;
+    let command = Hook::command(&config.alarms);
+    let webhook = Hook::webhook(&config.alarms)?;
     Threads::watch(&dir, identity, move || {
         daemon.status().alarms.into_iter().map(|alarm| (alarm.id, alarm.text)).collect()
     })?

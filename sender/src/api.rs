@@ -14,6 +14,7 @@ use diodesync::link::ReceiverPublic;
 use diodesync::pack::{Disk, PackError, PackStore};
 use diodesync_control::audit::{Audit, Caller};
 use diodesync_control::dashboard::Trouble;
+use diodesync_control::reload::{InForce, Reloaded};
 use diodesync_control::{ApiError, VerifyJob, VerifyState, clock_ms, clock_s, on_thread};
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,7 @@ use crate::link_key;
 use crate::probe;
 use crate::producers::{Listing as ProducerListing, Producers};
 use crate::release::{self, Cut};
+use crate::reload::reload;
 use crate::resend::{self, Again};
 use crate::sending::Sending;
 use crate::sources::{self, Sources};
@@ -41,8 +43,10 @@ use crate::withdraw::{self, Listing};
 /// What the handlers share.
 #[derive(Debug)]
 pub struct Daemon {
-    /// `sender.toml`.
-    pub config: Config,
+    /// `sender.toml`, as far as it is in force.
+    pub config: Mutex<Arc<Config>>,
+    /// What is compared with it.
+    pub in_force: InForce,
     /// The link.
     pub link: LinkId,
     /// Keys.
@@ -114,6 +118,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .merge(probe::router())
         .merge(sources::api::router())
         .route("/v1/sign", post(sign))
+        .route("/v1/reload", post(take_configuration))
         .route("/v1/audit/checkpoint", get(checkpoint))
         .layer(DefaultBodyLimit::disable())
         .with_state(daemon)
@@ -224,7 +229,7 @@ async fn start_verify(
     daemon.told(by, Event::Verify {}).await?;
     let work = daemon.clone();
     daemon.verify.start(move |progress| {
-        Ok(serde_json::to_value(verify(&work.config.dir, &work.packs, &work.store, progress)?)?)
+        Ok(serde_json::to_value(verify(&work.config().dir, &work.packs, &work.store, progress)?)?)
     })?;
     Ok(Json(daemon.verify.state()))
 }
@@ -241,12 +246,25 @@ async fn sign(
     .await
 }
 
+/// Takes what has changed in the configuration.
+async fn take_configuration(
+    State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
+) -> Result<Json<Reloaded>, ApiError> {
+    on_thread("reload", move || reload(&daemon, &by)).await
+}
+
 /// How far the audit log goes, signed.
 async fn checkpoint(State(daemon): State<Arc<Daemon>>) -> Result<Json<Checkpoint>, ApiError> {
     on_thread("checkpoint", move || daemon.audit.checkpoint()).await
 }
 
 impl Daemon {
+    /// The configuration that is in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The lane of this name.
     pub fn lane(&self, name: &str) -> Result<&LaneShared, ApiError> {
         let lane = self.lanes.iter().find(|lane| lane.config.name.as_str() == name);
@@ -264,7 +282,7 @@ impl Daemon {
 
     /// Cuts a release and has it sent; full, if that is asked for or due.
     pub fn cut(&self, by: &Actor, channel: &Channel, full: bool) -> anyhow::Result<Cut> {
-        let (now_s, days) = (clock_s(), self.config.trust.timestamp_days);
+        let (now_s, days) = (clock_s(), self.config().trust.timestamp_days);
         let _one_at_a_time = self.releaser.lock().unwrap_or_else(PoisonError::into_inner);
         let full = full || self.is_full_due(channel, now_s)?;
         let tell = |event| self.audit.tell(by, event);
@@ -281,7 +299,7 @@ impl Daemon {
             let (link, secret) = (self.link, &self.keys.pairing);
             let ticket = request.into_ticket(link, secret, clock_s());
             let tell = |event| self.audit.tell(by, event);
-            resend::take(&store, &self.config.dir, link, secret, &ticket, &tell)?
+            resend::take(&store, &self.config().dir, link, secret, &ticket, &tell)?
         };
         let mut answer = Vec::new();
         for (again, outgoing) in sent {
@@ -293,7 +311,7 @@ impl Daemon {
 
     /// Whether it is time to send everything of a channel again.
     pub fn is_full_due(&self, channel: &Channel, now_s: u64) -> anyhow::Result<bool> {
-        let Some(every) = self.config.channels().of(channel).full_every else { return Ok(false) };
+        let Some(every) = self.config().channels().of(channel).full_every else { return Ok(false) };
         let last_s = self.store.lock().unwrap_or_else(PoisonError::into_inner).last_full_s(channel)?;
         Ok(last_s.is_none_or(|last_s| now_s.saturating_sub(last_s) >= every.as_secs()))
     }
@@ -301,7 +319,7 @@ impl Daemon {
     /// Signs fresh metadata. It goes with what is being sent; where nothing is, it goes by itself.
     pub fn sign_anew(&self) -> anyhow::Result<()> {
         let _one_at_a_time = self.releaser.lock().unwrap_or_else(PoisonError::into_inner);
-        release::renew_timestamp(&self.store, &self.keys, clock_s(), self.config.trust.timestamp_days)?;
+        release::renew_timestamp(&self.store, &self.keys, clock_s(), self.config().trust.timestamp_days)?;
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(bundle) = store.bundle.clone() else { return Ok(()) };
         let mut nothing_is_sent = true;
@@ -363,7 +381,7 @@ impl Daemon {
         let disk = self.packs.disk(self.freed_bytes.load(Ordering::Relaxed));
         alarms.extend(self.storage_alarms(&disk));
         alarms.extend(self.dashboard.text().map(|text| Alarm { id: "dashboard".to_owned(), text }));
-        let troubles = alarms::troubles(&self.config.dir, &self.config.alarms);
+        let troubles = alarms::troubles(&self.config().dir, &self.config().alarms);
         alarms.extend(troubles.into_iter().map(|(id, text)| Alarm { id: id.to_owned(), text }));
         let trouble = self.producers.trouble();
         alarms.extend(trouble.map(|text| Alarm { id: "producers".to_owned(), text }));

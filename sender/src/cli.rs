@@ -9,6 +9,7 @@ use diodesync::id::{Channel, LaneId, ReleaseNo};
 use diodesync::pack::verify::Report;
 use diodesync::quantity::{BitsPerS, Bytes, Rate};
 use diodesync_control::audit;
+use diodesync_control::reload::Reloaded;
 use diodesync_control::{Client, Manual, Progress, ask_verify};
 use serde_json::Value;
 
@@ -177,6 +178,11 @@ enum Command {
     Audit(AuditCommand),
     /// Compare everything that is kept with its digests; exit code 1 if something is damaged
     Verify {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Take what has changed in the configuration: sources, producers, channels, lives of signatures, rates of lanes
+    Reload {
         #[command(flatten)]
         common: Common,
     },
@@ -400,6 +406,14 @@ async fn ask(command: Command) -> anyhow::Result<()> {
                     println!("withdrawn: {name}");
                 }
                 println!("The next release serves them no more: diode-sender release --channel {channel}");
+            }
+        }
+        Command::Reload { common } => {
+            let answer = client(&common)?.post("/v1/reload", &serde_json::Value::Null).await?;
+            if common.json {
+                println!("{answer:#}");
+            } else {
+                print!("{}", serde_json::from_value::<Reloaded>(answer)?.to_text());
             }
         }
         Command::Probe { common, lane, max } => {

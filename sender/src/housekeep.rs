@@ -18,8 +18,14 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Looks between two attempts to open the journal.
 const REVIVE_LOOKS: u32 = 3;
 
-/// What retention depends on: the newest and the completed release of each channel.
-type Seen = BTreeMap<Channel, (ReleaseNo, Option<ReleaseNo>)>;
+/// What retention depends on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Seen {
+    /// The newest and the completed release of each channel.
+    releases: BTreeMap<Channel, (ReleaseNo, Option<ReleaseNo>)>,
+    /// How many each channel keeps.
+    keep: BTreeMap<Channel, usize>,
+}
 
 /// Goes on until it is aborted.
 pub async fn run(daemon: Arc<Daemon>) {
@@ -88,9 +94,9 @@ fn turn(daemon: &Daemon, before: Option<Seen>, is_revival_due: bool) -> Option<S
 fn retain(daemon: &Daemon, before: Option<Seen>) -> anyhow::Result<Option<Seen>> {
     let mut store = daemon.store.lock().unwrap_or_else(PoisonError::into_inner);
     store.note_damage(&daemon.packs)?;
-    let mut now = Seen::new();
+    let mut now = Seen { keep: daemon.config().keep(), ..Seen::default() };
     for (channel, index) in &store.newest {
-        now.insert(channel.clone(), (index.number, store.complete(channel)?));
+        now.releases.insert(channel.clone(), (index.number, store.complete(channel)?));
     }
     if before.as_ref() == Some(&now) {
         return Ok(before);
@@ -101,7 +107,7 @@ fn retain(daemon: &Daemon, before: Option<Seen>) -> anyhow::Result<Option<Seen>>
     let mut needed = daemon.sending.resent_blocks();
     let mut store = daemon.store.lock().unwrap_or_else(PoisonError::into_inner);
     needed.extend(daemon.exports.needed_blocks()?);
-    let freed = store.retain(&daemon.packs, &daemon.config.keep(), &needed)?;
+    let freed = store.retain(&daemon.packs, &now.keep, &needed)?;
     if freed > 0 {
         tracing::info!("{} given back: no kept release needs it", Bytes(freed));
     }

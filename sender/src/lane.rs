@@ -10,6 +10,7 @@
 mod encoder;
 mod neighbour;
 mod probe;
+mod rates;
 mod socket;
 
 use std::collections::VecDeque;
@@ -20,10 +21,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use diodesync::fec::EncodedBlock;
 use diodesync::id::LinkId;
-use diodesync::limits::COLLECTING_MAX;
 use diodesync::link::{ReceiverPublic, Sealer, offer_session};
 use diodesync::pack::PackStore;
-use diodesync::send::{Job, LaneSlot, Pacer, Transmitter, Via, WindowRate, depth_for_burst, rate_of_round};
+use diodesync::send::{Job, LaneSlot, Pacer, Transmitter, Via, WindowRate, rate_of_round};
 use diodesync::wire::{SessionId, symbol_bytes_for_mtu};
 use diodesync_control::service::Pulse;
 use diodesync_control::{clock_ms, clock_s};
@@ -37,6 +37,7 @@ pub use encoder::Control;
 use encoder::Encoders;
 pub use neighbour::trouble as neighbour_trouble;
 pub use probe::{ProbeState, Trains};
+use rates::Rates;
 use socket::LaneSocket;
 
 /// Blocks that are read and encoded ahead of their turn.
@@ -57,8 +58,9 @@ const BATCH_BYTES: usize = 60_000;
 /// What the lane's thread and the rest of the daemon share.
 #[derive(Debug)]
 pub struct LaneShared {
-    /// The lane's configuration.
+    /// The lane's configuration, as it was at the start.
     pub config: LaneConfig,
+    rates: Mutex<Rates>,
     view: Mutex<View>,
     /// Trains that were asked for.
     pub probe: ProbeState,
@@ -104,6 +106,7 @@ impl LaneShared {
         let view = View { rate_max_bits_per_s: config.rate.bits_per_s(), ..View::default() };
         let (stop, counters) = (AtomicBool::new(false), Counters::default());
         Self {
+            rates: Mutex::new(Rates::of(&config)),
             config,
             view: Mutex::new(view),
             probe: ProbeState::default(),
@@ -115,6 +118,15 @@ impl LaneShared {
 
     fn lock_view(&self) -> MutexGuard<'_, View> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has it go by the rates of this configuration.
+    pub fn set_rates(&self, config: &LaneConfig) {
+        *self.rates.lock().unwrap_or_else(PoisonError::into_inner) = Rates::of(config);
+    }
+
+    fn rates(&self) -> Rates {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What it is doing.
@@ -160,11 +172,8 @@ pub fn start(
         offer_session(&mut random::rng(), &id, &keys.pairing, &keys.link, &input.receivers)?;
     let sealer = Sealer::new(secret, &id)?;
     let via = Via { slot, symbol_bytes: symbol_bytes_for_mtu(config.mtu), repair_percent: config.repair };
-    // As fast as it goes is at most what the fastest machines do.
-    let depth_rate = config.rate_windows.rate_max(config.rate).bits_per_s().unwrap_or(10_000_000_000);
-    // The receiver collects the blocks of all lanes, and some more.
-    let depth_max = COLLECTING_MAX / 2 / input.lanes.max(1);
-    let depth = depth_for_burst(depth_rate, config.burst, config.repair, depth_max);
+    let rates = shared.rates();
+    let depth = rates.depth(config, input.lanes);
     tracing::info!(
         lane = %config.name, to = %config.to, session = number.0, symbol_bytes = via.symbol_bytes, depth,
         "lane is up; up to {} MiB of blocks are on their way", depth * 5 / 4
@@ -175,6 +184,8 @@ pub fn start(
         encoders: Encoders::start(input.packs.clone(), config.rate.bits_per_s().is_none())?,
         pacer: Pacer::new(config.rate.bits_per_s()),
         sending: input.sending.clone(),
+        rates,
+        lanes: input.lanes,
         via,
         is_down: false,
         is_paused: false,
@@ -203,6 +214,9 @@ struct Lane {
     transmitter: Transmitter,
     encoders: Encoders,
     pacer: Pacer,
+    rates: Rates,
+    /// How many lanes there are.
+    lanes: usize,
     via: Via,
     /// Whether the operating system refuses to send.
     is_down: bool,
@@ -272,7 +286,13 @@ impl Lane {
         }
         let is_first = self.looked_at.replace(now).is_none();
         let config = &self.shared.config;
-        let rate = config.rate_windows.rate_at(clock_s(), config.rate);
+        let rates = self.shared.rates();
+        if rates != self.rates {
+            tracing::info!(lane = %config.name, "the rates are others now");
+            self.transmitter.interleaver().set_depth(rates.depth(config, self.lanes));
+            self.rates = rates;
+        }
+        let rate = self.rates.at(clock_s());
         let is_paused = rate == WindowRate::Off;
         if let WindowRate::At(rate) = rate {
             self.pacer.set_rate(rate.bits_per_s().or(rate_of_round(self.fastest, self.round)));
@@ -372,7 +392,7 @@ impl Lane {
         let max = self.socket.segments_max();
         loop {
             let start = self.batch.len();
-            let (sending, rate) = (&self.sending, self.shared.config.rate.bits_per_s());
+            let (sending, rate) = (&self.sending, self.rates.usual.bits_per_s());
             let sent = self.transmitter.poll_transmit(now, || sending.beacon(rate), &mut self.batch);
             let sent = match sent {
                 Ok(Some(sent)) => sent,
@@ -460,7 +480,7 @@ impl Lane {
         std::thread::sleep(RETRY_INTERVAL);
         self.sending.settle(Instant::now());
         self.batch.clear();
-        let beacon = self.sending.beacon(self.shared.config.rate.bits_per_s());
+        let beacon = self.sending.beacon(self.rates.usual.bits_per_s());
         let Ok(segment) = self.transmitter.probe(beacon, &mut self.batch) else {
             self.shared.stop.store(true, Ordering::Relaxed);
             return;

@@ -29,6 +29,7 @@ mod provider_zip;
 mod random;
 mod receivers;
 mod release;
+mod reload;
 mod resend;
 mod restore;
 mod rotate;

@@ -11,6 +11,7 @@ use diodesync::link::ReceiverPublic;
 use diodesync::pack::{PackStore, fact};
 use diodesync::send::{Begin, LaneSlot};
 use diodesync_control::dashboard::Dashboard;
+use diodesync_control::reload::InForce;
 use diodesync_control::{DirLock, clock_s, service};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,6 +36,7 @@ const TIMESTAMP_INTERVAL: Duration = Duration::from_secs(86_400);
 /// Runs until SIGTERM or SIGINT.
 pub fn run(path: &Path) -> anyhow::Result<()> {
     let config = Config::load(path)?;
+    let in_force = InForce::open(path)?;
     let dir = config.dir.clone();
     let link = fact::read(&dir.join("link.json"))?;
     let link = link.with_context(|| {
@@ -95,7 +97,8 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         sending,
         receivers,
         exports: Exports::new(&dir, packs),
-        config,
+        config: Mutex::new(Arc::new(config)),
+        in_force,
         journal: journal.clone(),
         freed_bytes: Default::default(),
         housekeeping: Default::default(),
@@ -160,8 +163,8 @@ async fn serve(daemon: Arc<Daemon>) -> anyhow::Result<()> {
     let pulling = tokio::spawn(sources::run(daemon.clone()));
     let pulses = daemon.lanes.iter().map(|lane| lane.pulse.clone());
     let watchdog = tokio::spawn(service::feed_watchdog(pulses.collect()));
-    tracing::info!(socket = %daemon.config.socket().display(), "sender is up");
-    let (config, trouble) = (&daemon.config, daemon.dashboard.clone());
+    tracing::info!(socket = %daemon.config().socket().display(), "sender is up");
+    let (config, trouble) = (daemon.config(), daemon.dashboard.clone());
     let default = Config::dashboard_default();
     let dashboard = Dashboard::start(daemon.clone(), &config.dashboard, default, &config.dir, trouble)?;
     let result = diodesync_control::serve(
@@ -186,7 +189,7 @@ async fn serve(daemon: Arc<Daemon>) -> anyhow::Result<()> {
 async fn renew(daemon: Arc<Daemon>) {
     loop {
         tokio::time::sleep(TIMESTAMP_INTERVAL).await;
-        let days = daemon.config.trust.timestamp_days;
+        let days = daemon.config().trust.timestamp_days;
         // A release that is cut in the meantime must not go out with older metadata.
         let _one_at_a_time = daemon.releaser.lock().unwrap_or_else(PoisonError::into_inner);
         let renewed = release::renew_timestamp(&daemon.store, &daemon.keys, clock_s(), days);

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use diodesync::id::{Blake3, BlockId, Channel, ReleaseNo};
 use diodesync::journal::{JournalExt, Key, Progress, SledJournal};
-use diodesync::send::{Begin, Carousel, Job, LaneSlot, ReleasePlan, Rounds, RunId, Turn, Via};
+use diodesync::send::{
+    Begin, Carousel, ChannelSettings, Job, LaneSlot, ReleasePlan, Rounds, RunId, Turn, Via,
+};
 use diodesync::trust::Bundle;
 use diodesync::wire::{Beacon, BeaconChannel};
 use diodesync_control::clock_ms;
@@ -28,7 +30,7 @@ pub struct Sending {
     state: Mutex<State>,
     /// Rises with everything that may make a job that a lane has worthless.
     changes: AtomicU64,
-    channels: Channels,
+    channels: Mutex<Channels>,
     store: SharedStore,
     journal: Arc<SledJournal>,
 }
@@ -70,6 +72,8 @@ pub struct View {
     pub total: (usize, u64),
     /// Whether the next round waits for its time.
     pub is_waiting: bool,
+    /// Rounds that it has.
+    pub rounds: u8,
 }
 
 impl View {
@@ -81,6 +85,7 @@ impl View {
             sent: rounds.sent(),
             total: (blocks.len(), blocks.iter().map(|block| u64::from(block.bytes)).sum()),
             is_waiting: rounds.is_waiting(),
+            rounds: rounds.rounds(),
         }
     }
 }
@@ -105,7 +110,17 @@ impl State {
 impl Sending {
     /// Nothing is sent yet.
     pub fn new(channels: Channels, store: SharedStore, journal: Arc<SledJournal>) -> Self {
+        let channels = Mutex::new(channels);
         Self { state: Mutex::default(), changes: AtomicU64::new(0), channels, store, journal }
+    }
+
+    /// Has what is sent from now on get this; what is on its way goes on with what it has.
+    pub fn set_channels(&self, channels: Channels) {
+        *self.channels.lock().unwrap_or_else(PoisonError::into_inner) = channels;
+    }
+
+    fn settings(&self, channel: &Channel) -> ChannelSettings {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner).of(channel).carousel()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -124,7 +139,7 @@ impl Sending {
     /// Has a release sent, in place of an unfinished one of its channel.
     pub fn send(&self, outgoing: Outgoing) {
         let Outgoing { plan, control, begin } = outgoing;
-        let settings = self.channels.of(&plan.channel).carousel();
+        let settings = self.settings(&plan.channel);
         tracing::info!(
             channel = %plan.channel, release = plan.number.0, blocks = plan.blocks.len(), ?begin,
             priority = settings.priority, "sending"
@@ -147,7 +162,7 @@ impl Sending {
     /// for and is not out yet. The fact `ticket` goes when all of it went out.
     pub fn resend(&self, outgoing: Outgoing, ticket: PathBuf) {
         let Outgoing { mut plan, control, .. } = outgoing;
-        let settings = self.channels.of(&plan.channel).carousel();
+        let settings = self.settings(&plan.channel);
         let mut state = self.state();
         let mut tickets = BTreeSet::from([ticket]);
         if let Some(earlier) = state.carousel.resend(&plan.channel) {
@@ -309,9 +324,12 @@ impl Sending {
         on_its_way.or_else(|| state.complete.get(channel).cloned().map(|view| (view, false)))
     }
 
-    /// Rounds of a release of this channel.
+    /// Rounds of the newest release of this channel.
     pub fn rounds(&self, channel: &Channel) -> u8 {
-        self.channels.of(channel).rounds
+        match self.view(channel) {
+            Some((view, _)) => view.rounds,
+            None => self.settings(channel).rounds.rounds,
+        }
     }
 
     /// What a beacon says now, on a lane of this rate.

@@ -13,6 +13,7 @@
 //! | [`schedule`] | when |
 //! | [`fetch`], [`url`] | HTTP: how far an upstream may lead, how long is waited, what is resumed |
 //! | [`job`] | one pull under way: what the kinds see of the daemon |
+//! | [`known`] | which there are, and how each stands |
 //! | [`sync`] | one pull from its beginning to its end; the clock |
 //! | [`state`] | what is kept of each source, and told |
 //! | [`terraform`], [`http`], [`directory`] | the kinds |
@@ -28,6 +29,7 @@ mod directory;
 mod fetch;
 mod http;
 mod job;
+mod known;
 mod oci;
 pub mod profile;
 mod schedule;
@@ -45,8 +47,9 @@ pub use diodesync_control::table::nearest;
 pub(crate) use config::parse_name;
 pub use config::{Source, parse_all};
 pub use job::Job;
+pub use known::Sources;
 pub use state::{Problem, Report, SourceDetail, SourceStatus};
-pub use sync::{Sources, run};
+pub use sync::run;
 use url::Url;
 
 /// What a kind of source does.

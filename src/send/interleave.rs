@@ -64,6 +64,11 @@ impl Interleaver {
         Self { slots: Vec::new(), depth: depth.max(1), turn: 0, next_pace: 0 }
     }
 
+    /// Sends so many at once from now on; if it has more, it takes no other until they are through.
+    pub fn set_depth(&mut self, depth: usize) {
+        self.depth = depth.max(1);
+    }
+
     /// Whether there is a place for another block.
     pub fn has_room(&self) -> bool {
         self.slots.len() < self.depth

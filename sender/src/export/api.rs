@@ -92,7 +92,8 @@ fn plan(daemon: &Daemon, request: &Request) -> anyhow::Result<Plan> {
     // A timestamp that outlives the way, and after it a newer one for the wire, which stays the newest.
     let bundle = store.bundle.clone().context("there is no metadata for the release")?;
     let mut repository = store.repository.clone();
-    let (keys, trust) = (&daemon.keys, &daemon.config.trust);
+    let (keys, config) = (&daemon.keys, daemon.config());
+    let trust = &config.trust;
     repository.timestamp_version += 1;
     let roles = keys.roles.named_by(&bundle.roots)?;
     let carried = repository.sign_timestamp(&roles, &bundle.snapshot, now_s, trust.carry_days);

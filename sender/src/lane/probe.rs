@@ -115,7 +115,7 @@ impl Lane {
     fn send_announcements(&mut self, now: Instant) -> Result<(), super::Refused> {
         while self.transmitter.is_due(now) {
             self.batch.clear();
-            let (sending, rate) = (&self.sending, self.shared.config.rate.bits_per_s());
+            let (sending, rate) = (&self.sending, self.rates.usual.bits_per_s());
             let sent = self.transmitter.poll_transmit(now, || sending.beacon(rate), &mut self.batch);
             let Ok(Some(sent)) = sent else { break };
             self.flush(0..sent.bytes, sent.bytes)?;

@@ -13,6 +13,7 @@ use diodesync::quantity::Bytes;
 use diodesync_control::audit::Audit;
 use diodesync_control::clock_s;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::config::Listen;
 use super::folder::{Day, Folder};
@@ -31,8 +32,8 @@ const CONNECTIONS_MAX: usize = 8;
 pub struct Producers {
     /// Where they are heard; none if they are not.
     pub open: Option<Open>,
-    /// Each by its key.
-    desks: BTreeMap<Pin, Arc<Desk>>,
+    /// Each by its name, and those who were producers since the start.
+    desks: Mutex<BTreeMap<String, Arc<Desk>>>,
     /// Why they cannot be heard.
     trouble: Mutex<Option<String>>,
     /// Octets that were announced, and are neither here nor broken off.
@@ -42,17 +43,35 @@ pub struct Producers {
 /// The sender's end.
 #[derive(Debug)]
 pub struct Open {
-    /// As it is configured.
-    pub config: Listen,
+    config: Mutex<Listen>,
     /// Its key.
     pub identity: Identity,
+    /// Who is let in; it changes with the producers.
+    pub server: watch::Sender<quinn::ServerConfig>,
+}
+
+impl Open {
+    /// As it is configured.
+    pub fn config(&self) -> Listen {
+        lock(&self.config).clone()
+    }
+}
+
+/// Producers, with what is kept of those that were not known before.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    listen: Option<Listen>,
+    producers: BTreeMap<String, (Arc<Producer>, Option<Desk>)>,
+    server: Option<quinn::ServerConfig>,
 }
 
 /// One producer.
 #[derive(Debug)]
 pub struct Desk {
-    /// Who it is, and what it may.
-    pub producer: Producer,
+    /// What it is called.
+    pub name: String,
+    /// Its key, and what it may; none once it is no producer any more.
+    producer: Mutex<Option<Arc<Producer>>>,
     /// What has come of it.
     pub folder: Folder,
     /// Held by the submission under way: those of one producer go one after the other.
@@ -119,43 +138,77 @@ impl Producers {
         if is_new {
             audit.tell(&Actor::daemon("start"), Event::key("producers", "made", identity.pin()))?;
         }
-        let mut desks = BTreeMap::new();
-        for producer in producers {
-            let folder = Folder::open(dir, &producer.name)?;
-            let desk = Desk {
-                day: Mutex::new(folder.day()?),
-                producer: producer.clone(),
-                folder,
-                turn: Default::default(),
-                connections: Default::default(),
-                unkept: Default::default(),
-                seen: Default::default(),
-            };
-            desks.insert(producer.key, Arc::new(desk));
-        }
+        let server = watch::Sender::new(identity.server(keys(producers))?);
+        let open = Some(Open { config: Mutex::new(listen.clone()), identity, server });
+        let all = Self { open, ..Self::default() };
+        all.set(all.prepare(dir, config)?);
         Folder::forget_others(dir, producers.iter().map(|producer| producer.name.as_str()))?;
-        let open = Some(Open { config: listen.clone(), identity });
-        Ok(Self { open, desks, ..Self::default() })
+        Ok(all)
     }
 
-    /// Whose keys are known.
-    pub fn keys(&self) -> BTreeSet<Pin> {
-        self.desks.keys().copied().collect()
+    /// Opens what is kept of these, in place of those that are known.
+    ///
+    /// # Errors
+    /// If something cannot be opened; nothing has changed by then.
+    pub fn prepare(&self, dir: &Path, config: &Option<(Listen, Vec<Producer>)>) -> anyhow::Result<Prepared> {
+        let Some(open) = &self.open else { return Ok(Prepared::default()) };
+        let (listen, all) = config.as_ref().map(|(listen, all)| (listen.clone(), all.as_slice())).unzip();
+        let mut prepared = Prepared { listen, ..Prepared::default() };
+        for producer in all.unwrap_or_default() {
+            let is_known = lock(&self.desks).contains_key(&producer.name);
+            let desk = if is_known { None } else { Some(Desk::open(dir, &producer.name)?) };
+            prepared.producers.insert(producer.name.clone(), (Arc::new(producer.clone()), desk));
+        }
+        prepared.server = Some(open.identity.server(keys(all.unwrap_or_default()))?);
+        Ok(prepared)
+    }
+
+    /// Has these be all that there are. Connections of others are closed.
+    pub fn set(&self, prepared: Prepared) {
+        let Prepared { listen, mut producers, server: Some(server) } = prepared else { return };
+        let Some(open) = &self.open else { return };
+        if let Some(listen) = listen {
+            let mut config = lock(&open.config);
+            // Where they are heard waits for a restart.
+            *config = Listen { listen: config.listen, ..listen };
+        }
+        let mut desks = lock(&self.desks);
+        for (name, desk) in desks.iter() {
+            *lock(&desk.producer) = producers.remove(name).map(|(producer, _)| producer);
+        }
+        for (name, (producer, desk)) in producers {
+            let Some(desk) = desk else { continue };
+            *lock(&desk.producer) = Some(producer);
+            desks.insert(name, Arc::new(desk));
+        }
+        drop(desks);
+        open.server.send_replace(server);
     }
 
     /// The producer who has this key.
     pub fn desk(&self, key: &Pin) -> Option<Arc<Desk>> {
-        self.desks.get(key).cloned()
+        lock(&self.desks).values().find(|desk| desk.rights(key).is_some()).cloned()
     }
 
-    /// All of them.
-    pub fn desks(&self) -> impl Iterator<Item = &Arc<Desk>> {
-        self.desks.values()
+    /// All of them, and those who were.
+    pub fn desks(&self) -> Vec<Arc<Desk>> {
+        lock(&self.desks).values().cloned().collect()
+    }
+
+    /// Returns when this is not the key of this producer any more.
+    pub async fn dismissed(&self, desk: &Desk, key: &Pin) {
+        let Some(open) = &self.open else { return };
+        let mut changes = open.server.subscribe();
+        while desk.rights(key).is_some() {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Takes away what a producer has sent too long ago or too much of, but for what is `spared`. The caller holds its turn.
     pub fn tidy(&self, desk: &Desk, bytes_max: u64, spared: &BTreeMap<Sha256, u64>) -> anyhow::Result<()> {
-        let keep = self.open.as_ref().map(|open| open.config.keep_parts).unwrap_or_default();
+        let keep = self.open.as_ref().map(|open| open.config().keep_parts).unwrap_or_default();
         desk.folder.tidy(SystemTime::now(), keep, bytes_max, spared)
     }
 
@@ -181,15 +234,13 @@ impl Producers {
 
     /// Each of them.
     pub fn status(&self) -> Vec<ProducerStatus> {
-        let mut all: Vec<ProducerStatus> = self.desks().map(|desk| desk.status()).collect();
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        all
+        self.desks().iter().filter_map(|desk| desk.status()).collect()
     }
 
     /// What `producers` shows.
     pub fn listing(&self) -> Listing {
         Listing {
-            listen: self.open.as_ref().map(|open| open.config.listen.to_string()),
+            listen: self.open.as_ref().map(|open| open.config().listen.to_string()),
             pin: self.open.as_ref().map(|open| open.identity.pin()),
             producers: self.status(),
         }
@@ -219,7 +270,30 @@ impl Drop for Connected {
     }
 }
 
+fn keys(producers: &[Producer]) -> BTreeSet<Pin> {
+    producers.iter().map(|producer| producer.key).collect()
+}
+
 impl Desk {
+    fn open(dir: &Path, name: &str) -> anyhow::Result<Self> {
+        let folder = Folder::open(dir, name)?;
+        Ok(Self {
+            name: name.to_owned(),
+            producer: Mutex::default(),
+            day: Mutex::new(folder.day()?),
+            folder,
+            turn: Default::default(),
+            connections: Default::default(),
+            unkept: Default::default(),
+            seen: Default::default(),
+        })
+    }
+
+    /// What it may, if this is its key.
+    pub fn rights(&self, key: &Pin) -> Option<Arc<Producer>> {
+        lock(&self.producer).clone().filter(|producer| producer.key == *key)
+    }
+
     /// Counts a connection; none if there are too many.
     pub fn connect(self: &Arc<Self>) -> Option<Connected> {
         let more = |now: usize| (now < CONNECTIONS_MAX).then_some(now + 1);
@@ -263,19 +337,21 @@ impl Desk {
         self.folder.set_day(day)
     }
 
-    fn status(&self) -> ProducerStatus {
+    /// None if it is no producer any more.
+    fn status(&self) -> Option<ProducerStatus> {
+        let producer = lock(&self.producer).clone()?;
         let Seen { last_s, from, submitted, refused } = lock(&self.seen).clone();
-        ProducerStatus {
-            name: self.producer.name.clone(),
-            key: self.producer.key,
+        Some(ProducerStatus {
+            name: self.name.clone(),
+            key: producer.key,
             today_bytes: self.today_bytes(),
-            bytes_per_day: self.producer.bytes_per_day,
+            bytes_per_day: producer.bytes_per_day,
             connections: self.connections.load(Ordering::Relaxed),
             last_s,
             from,
             submitted,
             refused,
-        }
+        })
     }
 }
 

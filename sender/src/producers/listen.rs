@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -65,8 +66,9 @@ pub struct Listening {
 impl Listening {
     /// Starts it, if producers are to be heard. That it cannot listen is an alarm, and tried again.
     pub fn start(daemon: Arc<Daemon>) -> anyhow::Result<Option<Self>> {
-        let Some(open) = &daemon.producers.open else { return Ok(None) };
-        let config = open.identity.server(daemon.producers.keys())?;
+        if daemon.producers.open.is_none() {
+            return Ok(None);
+        }
         let (stop, stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .thread_name("producers work")
@@ -74,7 +76,7 @@ impl Listening {
             .build()?;
         let thread = std::thread::Builder::new().name("producers".to_owned()).spawn(move || {
             service::yield_to_others(NICE);
-            runtime.block_on(run(&daemon, config, stopped));
+            runtime.block_on(run(&daemon, stopped));
             runtime.shutdown_background();
         });
         Ok(Some(Self { stop, thread: thread.context("cannot start the producers' thread")? }))
@@ -87,16 +89,20 @@ impl Listening {
     }
 }
 
-async fn run(daemon: &Arc<Daemon>, config: quinn::ServerConfig, mut stopped: watch::Receiver<bool>) {
+async fn run(daemon: &Arc<Daemon>, mut stopped: watch::Receiver<bool>) {
     let Some(open) = &daemon.producers.open else { return };
+    let mut configs = open.server.subscribe();
+    let listen = open.config().listen;
     loop {
-        match Endpoint::server(config.clone(), open.config.listen) {
+        let config = configs.borrow_and_update().clone();
+        match Endpoint::server(config, listen) {
             Ok(endpoint) => {
                 daemon.producers.set_trouble(None);
-                tracing::info!(listen = %open.config.listen, pin = %open.identity.pin(), "producers are heard");
+                tracing::info!(%listen, pin = %open.identity.pin(), "producers are heard");
                 tokio::select! {
                     () = accept(daemon, open, &endpoint) => {}
                     () = tidy(daemon) => {}
+                    () = follow(&endpoint, &mut configs) => {}
                     _ = stopped.changed() => {
                         endpoint.close(Close::Stopping.code(), b"the sender stops");
                         let _ = tokio::time::timeout(GOODBYE_MAX, endpoint.wait_idle()).await;
@@ -106,8 +112,7 @@ async fn run(daemon: &Arc<Daemon>, config: quinn::ServerConfig, mut stopped: wat
             }
             Err(error) => {
                 let text = format!(
-                    "producers are not heard: cannot listen on {}, which [producers] listen names: {error}. It is tried again",
-                    open.config.listen
+                    "producers are not heard: cannot listen on {listen}, which [producers] listen names: {error}. It is tried again"
                 );
                 if daemon.producers.trouble().as_ref() != Some(&text) {
                     tracing::warn!("{text}");
@@ -122,10 +127,17 @@ async fn run(daemon: &Arc<Daemon>, config: quinn::ServerConfig, mut stopped: wat
     }
 }
 
+/// Lets in who is let in now.
+async fn follow(endpoint: &Endpoint, configs: &mut watch::Receiver<quinn::ServerConfig>) {
+    while configs.changed().await.is_ok() {
+        endpoint.set_server_config(Some(configs.borrow_and_update().clone()));
+    }
+}
+
 /// Takes away, now and then, what has come in part and nobody has gone on with.
 async fn tidy(daemon: &Arc<Daemon>) {
     loop {
-        for desk in daemon.producers.desks().cloned() {
+        for desk in daemon.producers.desks() {
             let daemon = daemon.clone();
             let work = move || {
                 // A submission under way tidies up itself.
@@ -143,7 +155,7 @@ async fn tidy(daemon: &Arc<Daemon>) {
 async fn accept(daemon: &Arc<Daemon>, open: &Open, endpoint: &Endpoint) {
     let (handshakes, strangers) = (Handshakes::default(), Arc::new(Strangers::default()));
     while let Some(incoming) = endpoint.accept().await {
-        if endpoint.open_connections() > open.config.connections_max {
+        if endpoint.open_connections() > open.config().connections_max {
             incoming.refuse();
             continue;
         }
@@ -169,14 +181,21 @@ async fn meet(daemon: Arc<Daemon>, incoming: Incoming, handshake: Handshake, str
         Err(_) => return strangers.tell(&daemon, ip, "the handshake took too long".to_owned()).await,
     };
     drop(handshake);
-    let Some(desk) = key_of(&connection).and_then(|key| daemon.producers.desk(&key)) else {
-        // TLS let nobody else in.
+    let known = key_of(&connection).and_then(|key| Some((key, daemon.producers.desk(&key)?)));
+    let Some((key, desk)) = known else {
+        // TLS let nobody in but who was known then.
         return connection.close(Close::Dropped.code(), b"unknown key");
     };
     let Some(_connected) = desk.connect() else {
         return connection.close(Close::Busy.code(), b"this producer has too many connections at once");
     };
-    Session::new(daemon, desk, connection).serve().await;
+    let mut serving = pin!(Session::new(daemon.clone(), desk.clone(), key, connection.clone()).serve());
+    tokio::select! {
+        () = &mut serving => return,
+        () = daemon.producers.dismissed(&desk, &key) => {}
+    }
+    connection.close(Close::Dropped.code(), b"this key is in no [[producer]] any more");
+    serving.await;
 }
 
 fn key_of(connection: &Connection) -> Option<Pin> {

@@ -8,7 +8,7 @@ use diodesync::id::Sha256;
 use super::desk::Desk;
 use super::folder::{Folder, Have};
 use super::protocol::{Offer, Wanted};
-use super::rights::known_to;
+use super::rights::{Producer, known_to};
 use crate::api::Daemon;
 use crate::submit::{Frames, Item, ReadFailure};
 
@@ -24,15 +24,15 @@ pub struct Plan {
 }
 
 /// What is lacking of an offer that is within the producer's rights.
-pub fn plan(daemon: &Daemon, desk: &Desk, offer: &Offer) -> anyhow::Result<Plan> {
+pub fn plan(daemon: &Daemon, desk: &Desk, rights: &Producer, offer: &Offer) -> anyhow::Result<Plan> {
     let mut blobs = offer.blobs()?;
-    daemon.producers.tidy(desk, desk.producer.bytes_max, &blobs)?;
+    daemon.producers.tidy(desk, rights.bytes_max, &blobs)?;
     let held = {
         let store = daemon.store.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = |channel| desk.producer.channels.contains(channel);
+        let may = |channel| rights.channels.contains(channel);
         let newest = store.newest.iter().filter(|(channel, _)| may(channel)).map(|(_, index)| index);
         let staged = store.staged.values().filter(|index| may(&index.channel));
-        let known = known_to(&desk.producer, newest.chain(staged).flat_map(|index| &index.artifacts), &blobs);
+        let known = known_to(rights, newest.chain(staged).flat_map(|index| &index.artifacts), &blobs);
         let is_here = |digest: &Sha256, bytes: u64| {
             store.catalog.blob(digest).is_some_and(|blob| blob.bytes == bytes) && known.contains(digest)
         };

@@ -18,10 +18,11 @@ use tokio::task::JoinSet;
 
 use super::desk::Desk;
 use super::folder::Came;
-use super::identity::STREAMS_MAX;
+use super::identity::{Pin, STREAMS_MAX};
 use super::listen::Close;
 use super::plan::{Plan, give, plan};
 use super::protocol::{self, Answer, BLOB_HEAD_BYTES, Offer, Wanted};
+use super::rights::Producer;
 use crate::api::Daemon;
 use crate::ingest::Totals;
 use crate::submit::{Frames, Garbled, Submitter, take_from};
@@ -53,6 +54,8 @@ impl<E: Into<anyhow::Error>> From<E> for Ended {
 pub struct Session {
     daemon: Arc<Daemon>,
     desk: Arc<Desk>,
+    /// The key that it has proved.
+    key: Pin,
     connection: Connection,
     /// From where it comes.
     from: String,
@@ -60,19 +63,27 @@ pub struct Session {
 
 impl Session {
     /// Of a producer who has proved its key.
-    pub fn new(daemon: Arc<Daemon>, desk: Arc<Desk>, connection: Connection) -> Self {
+    pub fn new(daemon: Arc<Daemon>, desk: Arc<Desk>, key: Pin, connection: Connection) -> Self {
         let from = connection.remote_address().to_string();
-        Self { daemon, desk, connection, from }
+        Self { daemon, desk, key, connection, from }
+    }
+
+    /// What the producer may by now.
+    fn rights(&self) -> anyhow::Result<Arc<Producer>> {
+        let rights = self.desk.rights(&self.key);
+        rights.with_context(|| {
+            format!("this key of producer {} is in no [[producer]] any more", self.desk.name)
+        })
     }
 
     fn actor(&self) -> Actor {
-        Actor::Producer(format!("{}@{}", self.desk.producer.name, self.from))
+        Actor::Producer(format!("{}@{}", self.desk.name, self.from))
     }
 
     /// Serves it to its end.
     pub async fn serve(self) {
         let session = Arc::new(self);
-        let name = &session.desk.producer.name;
+        let name = &session.desk.name;
         let (stall_max, accept) = (session.stall_max(), || session.connection.accept_bi());
         loop {
             let (mut send, mut receive) = match tokio::time::timeout(stall_max, accept()).await {
@@ -113,7 +124,7 @@ impl Session {
     }
 
     async fn refuse(&self, error: &anyhow::Error) -> Answer {
-        let (why, name) = (told(error), &self.desk.producer.name);
+        let (why, name) = (told(error), &self.desk.name);
         self.desk.heard(&self.from, false);
         tracing::warn!(producer = name, from = self.from, why, "a submission is refused");
         let (audit, by) = (self.daemon.audit.clone(), self.actor());
@@ -161,7 +172,7 @@ impl Session {
 
     fn stall_max(&self) -> std::time::Duration {
         let open = self.daemon.producers.open.as_ref();
-        open.map_or(std::time::Duration::from_secs(60), |open| open.config.stall_max)
+        open.map_or(std::time::Duration::from_secs(60), |open| open.config().stall_max)
     }
 
     fn stalled(&self, what: &str) -> Ended {
@@ -181,14 +192,15 @@ impl Session {
     async fn plan(self: Arc<Self>, offer: Arc<Offer>) -> anyhow::Result<Plan> {
         let work = move || {
             let Self { daemon, desk, .. } = &*self;
-            desk.producer.judge_offer(&offer)?;
-            let plan = plan(daemon, desk, &offer)?;
+            let rights = self.rights()?;
+            rights.judge_offer(&offer)?;
+            let plan = plan(daemon, desk, &rights, &offer)?;
             let new_bytes = offer.bytes() - plan.held.values().sum::<u64>().min(offer.bytes());
-            desk.producer.judge_day(desk.today_bytes(), plan.wanted_bytes)?;
+            rights.judge_day(desk.today_bytes(), plan.wanted_bytes)?;
             // It is there twice until it is staged: in the folder, and in a pack.
             let needed = plan.wanted_bytes.saturating_add(new_bytes);
             let needed = needed.saturating_add(daemon.producers.promised());
-            let what = format!("the submission of producer {}", desk.producer.name);
+            let what = format!("the submission of producer {}", desk.name);
             daemon.packs.admit(what, needed)?;
             Ok(plan)
         };
@@ -244,7 +256,7 @@ impl Session {
             let Self { daemon, desk, .. } = &*self;
             let by = self.actor();
             let tell = |event| daemon.audit.tell(&by, event);
-            let judge = |name: &ArtifactName| Ok(desk.producer.judge(name)?);
+            let judge = |name: &ArtifactName| Ok(self.rights()?.judge(name)?);
             let submitter = Submitter { tell: &tell, judge: &judge, only_given: true };
             let give = |frames: &Frames| give(&offer, &plan, &desk.folder, frames);
             let taken = take_from(&daemon.packs, &daemon.store, &daemon.writer, &submitter, give);

@@ -1,23 +1,18 @@
 //! One pull from its beginning to its end, and the clock that begins it.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use diodesync::audit::Event;
-use diodesync::pack::fact;
 use diodesync_control::clock_s;
 
 use super::config::{Gone, Source};
 use super::fetch::Fetcher;
 use super::job::Job;
-use super::nearest;
-use super::state::{Report, SourceDetail, SourceStatus, State};
+use super::known::Sources;
+use super::state::Report;
 use crate::api::Daemon;
-use crate::status::Alarm;
 use crate::withdraw;
 
 /// How long what came in part is kept after it was last added to.
@@ -25,178 +20,17 @@ const PARTS_KEPT: Duration = Duration::from_secs(2 * 24 * 3600);
 
 /// How often it is looked whether a source is due.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Pulls in a row that fail before it is an alarm.
-const ALARM_FAILURES: u32 = 2;
-
-/// All sources.
-#[derive(Debug)]
-pub struct Sources {
-    dir: PathBuf,
-    all: BTreeMap<String, Arc<Source>>,
-    live: Mutex<BTreeMap<String, Live>>,
-}
-
-/// What is known of a source.
-#[derive(Debug, Default)]
-struct Live {
-    state: State,
-    is_running: bool,
-    /// Set once it has begun.
-    job: Option<Arc<Job>>,
-    /// Someone wants it pulled now.
-    is_asked: bool,
-    runs: u64,
-    /// Those of them that did not bring everything.
-    failed_runs: u64,
-}
 
 impl Sources {
-    /// Reads what is kept of them.
-    pub fn open(dir: &Path, sources: &[Source], now_s: u64) -> anyhow::Result<Self> {
-        let dir = dir.join("sources");
-        let mut live = BTreeMap::new();
-        for source in sources {
-            let folder = dir.join(&source.name);
-            std::fs::create_dir_all(folder.join("parts"))
-                .with_context(|| format!("cannot create {}", folder.display()))?;
-            let path = folder.join("state");
-            let state = match fact::read(&path)? {
-                Some(content) => serde_json::from_slice(&content)
-                    .with_context(|| format!("the fact file {} is damaged", path.display()))?,
-                None => {
-                    let state = State { first_seen_s: now_s, ..State::default() };
-                    fact::write(&path, &serde_json::to_vec(&state)?)?;
-                    state
-                }
-            };
-            live.insert(source.name.clone(), Live { state, ..Live::default() });
-        }
-        let all = sources.iter().map(|source| (source.name.clone(), Arc::new(source.clone()))).collect();
-        Ok(Self { dir, all, live: Mutex::new(live) })
-    }
-
-    fn live(&self) -> MutexGuard<'_, BTreeMap<String, Live>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The names that are meant: all of them if none is given.
-    pub fn named(&self, names: &[String]) -> anyhow::Result<Vec<String>> {
-        if self.all.is_empty() {
-            bail!("no [[source]] is configured; add one to sender.toml and restart the daemon");
-        }
-        if names.is_empty() {
-            return Ok(self.all.keys().cloned().collect());
-        }
-        if let Some(name) = names.iter().find(|name| !self.all.contains_key(*name)) {
-            let hint = match nearest(name, self.all.keys().map(String::as_str)) {
-                Some(near) => format!("{near:?} is probably meant"),
-                None => format!("there are {}", self.all.keys().cloned().collect::<Vec<_>>().join(", ")),
-            };
-            bail!("there is no source {name:?}; {hint}");
-        }
-        Ok(names.to_vec())
-    }
-
-    /// What is due now.
-    fn due(&self, now_s: u64) -> Vec<String> {
-        let live = self.live();
-        let is_due = |name: &&String| {
-            let is_time = || self.next_s(name, &live, now_s).is_some_and(|next_s| next_s <= now_s);
-            live.get(*name).is_some_and(|live| !live.is_running && (live.is_asked || is_time()))
-        };
-        self.all.keys().filter(is_due).cloned().collect()
-    }
-
-    fn next_s(&self, name: &str, live: &BTreeMap<String, Live>, now_s: u64) -> Option<u64> {
-        let State { last_began_s, failures, first_seen_s, .. } = &live.get(name)?.state;
-        let schedule = self.all.get(name)?.schedule.as_ref()?;
-        // What lies ahead was recorded before the clock was set back, and would hold the source for as long.
-        let last_began_s = last_began_s.filter(|last_s| *last_s <= now_s);
-        Some(schedule.next_s(last_began_s, *failures, (*first_seen_s).min(now_s)))
-    }
-
-    /// How one stands, with what its pull under way or its last one brought.
-    fn look<'l>(
-        &self,
-        name: &str,
-        live: &'l BTreeMap<String, Live>,
-    ) -> Option<(SourceStatus, Cow<'l, Report>)> {
-        let (source, one) = (self.all.get(name)?, live.get(name)?);
-        let job = one.job.as_ref().filter(|_| one.is_running);
-        let report = job.map_or(Cow::Borrowed(&one.state.report), |job| Cow::Owned(job.report()));
-        let now_s = clock_s();
-        let next_s = if one.is_asked { Some(now_s) } else { self.next_s(name, live, now_s) };
-        let status = SourceStatus {
-            name: name.to_owned(),
-            kind: source.kind.name().to_owned(),
-            channel: source.channel.clone(),
-            running: one.is_running,
-            message: job.map(|job| job.message()).unwrap_or_default(),
-            bytes: report.bytes,
-            new: report.new.len(),
-            unchanged: report.unchanged,
-            gone: report.gone.len(),
-            refused: report.refused.len(),
-            failed: report.failed.len(),
-            runs: one.runs,
-            failed_runs: one.failed_runs,
-            failures: one.state.failures,
-            last_began_s: one.state.last_began_s,
-            last_good_s: one.state.last_good_s,
-            next_s,
-            problem: one.state.report.failed.iter().chain(&one.state.report.refused).next().cloned(),
-        };
-        Some((status, report))
-    }
-
-    /// Everything about one; none if none has this name.
-    pub fn detail(&self, name: &str) -> Option<SourceDetail> {
-        let live = self.live();
-        let (status, report) = self.look(name, &live)?;
-        Some(SourceDetail { status, report: report.into_owned() })
-    }
-
-    /// Everything about them.
-    pub fn details(&self) -> Vec<SourceDetail> {
-        self.all.keys().filter_map(|name| self.detail(name)).collect()
-    }
-
-    /// What `status` says of them, and what needs an operator.
-    pub fn status(&self) -> (Vec<SourceStatus>, Vec<Alarm>) {
-        let live = self.live();
-        let all: Vec<SourceStatus> =
-            self.all.keys().filter_map(|name| Some(self.look(name, &live)?.0)).collect();
-        drop(live);
-        let alarm = |status: &SourceStatus| {
-            let problem = status.problem.as_ref().filter(|_| status.failures >= ALARM_FAILURES)?;
-            let text = format!(
-                "source {} could not be pulled wholly {} times in a row; what it brought before is served. {}: {}",
-                status.name, status.failures, problem.what, problem.why
-            );
-            Some(Alarm { id: "source".to_owned(), text })
-        };
-        let alarms = all.iter().filter_map(alarm).collect();
-        (all, alarms)
-    }
-
-    /// Has these pulled as soon as the clock looks, which has the runtime for it; those under way are joined.
-    pub fn ask(&self, names: &[String]) {
-        let mut live = self.live();
-        for name in names {
-            if let Some(one) = live.get_mut(name).filter(|one| !one.is_running) {
-                one.is_asked = true;
-            }
-        }
-    }
-
     /// Begins a pull; nothing, if one is under way.
     pub fn start(&self, daemon: &Arc<Daemon>, name: &str) {
-        let Some(source) = self.all.get(name).cloned() else { return };
-        {
+        let source = {
             let mut live = self.live();
             let Some(one) = live.get_mut(name).filter(|one| !one.is_running) else { return };
+            let Some(source) = one.source.clone() else { return };
             (one.is_running, one.is_asked, one.job) = (true, false, None);
-        }
+            source
+        };
         let daemon = daemon.clone();
         tokio::spawn(async move {
             let began_s = clock_s();
@@ -308,10 +142,6 @@ impl Sources {
             live.runs += 1;
             live.failed_runs += u64::from(!is_good);
         }
-    }
-
-    fn write(&self, name: &str, state: &State) -> anyhow::Result<()> {
-        Ok(fact::write(&self.dir.join(name).join("state"), &serde_json::to_vec(state)?)?)
     }
 }
 

@@ -597,3 +597,61 @@ fn packages_and_images_are_judged_by_what_is_found_in_them() {
     assert!(names.contains("image ghcr.io/acme/app:v2") && names.contains("acme-tool"), "{names}");
     assert!(!names.contains("stolen") && !names.contains("openssl"), "{names}");
 }
+
+#[test]
+fn keys_and_rights_are_taken_without_a_restart() {
+    let _alone = alone();
+    let mut site = Site::new("producers-reload", RIGHTS);
+    site.pair.low.start().unwrap();
+    let producer = |pin: &str, names: &str| {
+        let text = format!("[[producer]]\nname = 'ci'\nkey = '{pin}'\nkinds = ['file']\nnames = [{names}]\n");
+        site.pair.low.set(&["producer"], text.parse::<toml::Table>().unwrap()["producer"].clone()).unwrap();
+    };
+    let reload = || site.pair.low.ok(&["reload"]).unwrap();
+    tree::write(&site.dir("work"), "small", b"small", 0o644).unwrap();
+    let small = site.dir("work").join("small").display().to_string();
+    let etc = ["files", &small, "--into", "etc"];
+    site.refused(&etc, &["no pattern in names"]);
+    let old = site.listing()["producers"][0]["key"].as_str().unwrap().to_owned();
+    producer(&old, "'tools/*', 'etc/*'");
+    site.pair.low.set(&["producers", "connections_max"], 7).unwrap();
+    site.pair.low.set(&["producers", "listen"], "127.0.0.1:1").unwrap();
+    assert_eq!(
+        reload(),
+        "taken: producer ci, producers connections_max\nchanged, and waiting for a restart: producers listen\n"
+    );
+    site.submit(&etc);
+    let today = || site.listing()["producers"][0]["today_bytes"].clone();
+    assert_eq!(today(), 5);
+
+    // Another key, in the middle of a submission: who has the old one is sent away, and what came of it is gone on with.
+    let big = site.big_file(200 * MIB);
+    let child = site.spawn(&big);
+    site.wait_part(20 * MIB);
+    let new = site.make_key("new");
+    producer(&new, "'tools/*'");
+    contains_all(&reload(), &["taken: producer ci\n", "waiting for a restart: producers listen\n"]);
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("its key is in no [[producer]]"), "{said}");
+    let came = site.part().unwrap();
+    assert!((20 * MIB..200 * MIB).contains(&came), "{came} octets came");
+    let pin = site.server_pin();
+    let words = ["files", big.to_str().unwrap(), "--into", "tools"];
+    let done: Value = serde_json::from_str(&site.submit_as("new", &pin, &words).ok().unwrap()).unwrap();
+    assert_eq!(done["sent_bytes"], 200 * MIB - came, "{done}");
+    assert!(today().as_u64().unwrap() >= 200 * MIB, "the day is counted over both keys");
+
+    // And nobody at all.
+    site.pair.low.unset(&["producer"]).unwrap();
+    contains_all(&reload(), &["taken: producer ci (gone)\n"]);
+    assert_eq!(site.listing()["producers"], Value::Array(Vec::new()));
+    let done = site.submit_as("new", &pin, &words);
+    assert!(done.code == Some(1) && done.stderr.contains("its key is in no [[producer]]"), "{}", done.stderr);
+}
+
+fn contains_all(text: &str, expected: &[&str]) {
+    for expected in expected {
+        assert!(text.contains(expected), "{expected:?} is not in:\n{text}");
+    }
+}

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Sets `[[source]]` of the sender; it takes them at its next start.
+/// Sets `[[source]]` of the sender; it takes them at its next start, or by `reload`.
 fn configure(pair: &Pair, text: &str) {
     let table: toml::Table = text.parse().unwrap();
     pair.low.set(&["source"], table["source"].clone()).unwrap();
@@ -490,4 +490,82 @@ fn a_source_is_pulled_by_the_clock_and_a_mistake_stops_the_start() {
         assert!(pair.low.start().is_err());
         contains(&pair.low.log(), &expected);
     }
+}
+
+#[test]
+fn sources_and_rates_are_taken_without_a_restart() {
+    let setup = Setup { name: "src-reload", round_gap: "0s".to_owned(), ..Setup::default() };
+    let mut pair = Pair::over_link(&setup, Weather::lossy(6)).unwrap();
+    let source = |name: &str, more: &str| {
+        let path = pair.dir.join("drop").join(name);
+        tree::write(&path, name, name.as_bytes(), 0o644).unwrap();
+        let path = path.display();
+        format!("[[source]]\nname = '{name}'\nkind = 'directory'\npath = '{path}'\nsettle = '0s'\n{more}")
+    };
+    let (old, new) = (source("old", ""), source("new", "every = '1h'\n"));
+    let damaged = source("damaged", "");
+    configure(&pair, &old);
+    pair.start().unwrap();
+    let reload = |pair: &Pair| pair.low.run(&["reload"]).unwrap();
+    let rate = |pair: &Pair| {
+        let status: Value = serde_json::from_str(&pair.low.ok(&["status", "--json"]).unwrap()).unwrap();
+        status["lanes"][0]["rate_max_bits_per_s"].as_u64().unwrap()
+    };
+    assert_eq!(reload(&pair).ok().unwrap(), "nothing has changed that is taken without a restart\n");
+    contains(&good(&pair), &["old: 1 new", "release 1"]);
+    pair.wait_published(1, 2 * MINUTE).unwrap();
+
+    // One more, one less, another rate, and what needs a restart. The new one is pulled by the clock.
+    configure(&pair, &new);
+    pair.low.set(&["lane", "rate"], "50mbit").unwrap();
+    pair.low.set(&["lane", "burst"], "30ms").unwrap();
+    pair.low.set(&["channel", "rounds"], 3).unwrap();
+    assert_eq!(
+        reload(&pair).ok().unwrap(),
+        "taken: channel main, lane lane0 rate, source new (new), source old (gone)\nchanged, and waiting for a restart: \
+         lane lane0 burst\n"
+    );
+    pair.wait_published(2, 2 * MINUTE).unwrap();
+    let served = pair.mirror().unwrap().sums().unwrap();
+    assert_eq!(served.keys().collect::<Vec<_>>(), ["new", "old"]);
+    wait_for("the rate to be another", MINUTE, || Ok((rate(&pair) == 50_000_000).then_some(()))).unwrap();
+    assert_eq!(pair.low_status().unwrap().channel("main").unwrap().rounds, 3);
+    let error = pair.low.run(&["sync", "old"]).unwrap();
+    assert_eq!(error.code, Some(1));
+    contains(&error.stderr, &["there is no source \"old\"; there are new"]);
+    contains(&good(&pair), &["new: 0 new, 1 unchanged"]);
+
+    // What is no configuration, and what cannot be taken, changes nothing.
+    pair.low.set(&["lane", "rate"], "60mbit").unwrap();
+    configure(&pair, &new.replace("every", "evry"));
+    let error = reload(&pair);
+    assert_eq!(error.code, Some(1));
+    contains(&error.stderr, &["line ", "column 1", "`every` is probably meant"]);
+    let state = pair.low.dir().join("sources/damaged/state");
+    std::fs::create_dir_all(state.parent().unwrap()).unwrap();
+    std::fs::write(&state, "{").unwrap();
+    configure(&pair, &damaged);
+    let error = reload(&pair);
+    assert_eq!(error.code, Some(1));
+    contains(&error.stderr, &["sources/damaged/state is damaged"]);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(rate(&pair), 50_000_000);
+    contains(&good(&pair), &["new: 0 new, 1 unchanged"]);
+
+    // One that comes back is known.
+    configure(&pair, &format!("{old}{new}"));
+    contains(
+        &reload(&pair).ok().unwrap(),
+        &["taken: lane lane0 rate, source old (new)\n", "restart: lane lane0 burst"],
+    );
+    contains(&good(&pair), &["new: 0 new, 1 unchanged", "old: 0 new, 1 unchanged"]);
+    contains(
+        &pair.low.ok(&["audit", "show", "--json"]).unwrap(),
+        &["lane lane0 rate, source new (new), source old (gone)"],
+    );
+    // A restart takes the rest, and what was taken holds over it.
+    pair.low.stop().unwrap();
+    pair.low.start().unwrap();
+    assert_eq!(reload(&pair).ok().unwrap(), "nothing has changed that is taken without a restart\n");
+    assert_eq!(rate(&pair), 60_000_000);
 }
