@@ -35,8 +35,11 @@ pub fn control_file(deb: &[u8]) -> Result<Vec<u8>, String> {
 
 /// What a producer connects with, for tests that then do not keep to the protocol: its folder, and the sender's pin.
 pub fn producer(dir: &std::path::Path, server: &str) -> Result<quinn::ClientConfig, String> {
-    let identity = crate::producers::Identity::of_producer(dir).map_err(|error| format!("{error:#}"))?;
-    identity.client(server.parse()?).map(|(config, _)| config).map_err(|error| format!("{error:#}"))
+    let identity = crate::producers::of_producer(dir).map_err(|error| format!("{error:#}"))?;
+    identity
+        .client(server.parse()?, &crate::producers::TALK)
+        .map(|(config, _)| config)
+        .map_err(|error| format!("{error:#}"))
 }
 
 /// A whole submission to an empty sender; the indexes that it staged, or why it was refused.

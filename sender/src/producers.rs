@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`protocol`] | what both ends say, octet by octet |
 //! | [`rights`] | who may submit what; pure |
-//! | [`identity`] | keys and pins, and TLS with them |
+//! | [`identity`] | their keys |
 //! | [`config`] | `[producers]` and `[[producer]]` |
 //! | [`folder`] | what has come and is not staged yet |
 //! | [`desk`] | what the daemon keeps of each producer |
@@ -32,6 +32,6 @@ pub use client::Remote;
 pub use command::{make_key, producers};
 pub use config::{Listen, parse};
 pub use desk::{Listing, ProducerStatus, Producers};
-pub use identity::{Identity, Pin};
+pub use identity::{Pin, TALK, of_producer};
 pub use listen::Listening;
 pub use rights::Producer;

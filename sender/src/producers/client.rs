@@ -21,7 +21,7 @@ use quinn::{Connection, ConnectionError, Endpoint, RecvStream, TransportErrorCod
 use serde_json::{Value, json};
 use sha2::Digest;
 
-use super::identity::{Identity, Pin};
+use super::identity::{Identity, Pin, TALK};
 use super::listen::Close;
 use super::protocol::{self, Answer, Offer, OfferedFile, Wanted};
 use super::session::read_message;
@@ -178,7 +178,7 @@ impl Remote {
     }
 
     async fn connect_to(&self, address: SocketAddr) -> Result<(Endpoint, Connection), Failure> {
-        let (config, stranger) = self.identity.client(self.server).map_err(Failure::Final)?;
+        let (config, stranger) = self.identity.client(self.server, &TALK).map_err(Failure::Final)?;
         let own = if address.is_ipv4() {
             SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))
         } else {

@@ -5,11 +5,11 @@ use std::path::Path;
 use diodesync_control::{Client, clock_s};
 
 use super::desk::Listing;
-use super::identity::Identity;
+use super::identity;
 
 /// Makes a producer's key on its own host, and says what to do with it.
 pub fn make_key(dir: &Path) -> anyhow::Result<()> {
-    let pin = Identity::make_producer(dir)?.pin();
+    let pin = identity::make_producer(dir)?.pin();
     println!("pin {pin}");
     println!();
     println!(

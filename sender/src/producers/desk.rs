@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::config::Listen;
 use super::folder::{Day, Folder};
-use super::identity::{Identity, Pin};
+use super::identity::{self, Identity, Pin, TALK};
 use super::rights::Producer;
 
 /// The key of the sender's own end, in its folder of keys.
@@ -134,11 +134,11 @@ impl Producers {
     /// Opens what is kept; the sender's key is made, if producers are to be heard and there is none yet.
     pub fn open(dir: &Path, config: &Option<(Listen, Vec<Producer>)>, audit: &Audit) -> anyhow::Result<Self> {
         let Some((listen, producers)) = config else { return Ok(Self::default()) };
-        let (identity, is_new) = Identity::open(&dir.join(KEY_FILE))?;
+        let (identity, is_new) = identity::open(&dir.join(KEY_FILE))?;
         if is_new {
             audit.tell(&Actor::daemon("start"), Event::key("producers", "made", identity.pin()))?;
         }
-        let server = watch::Sender::new(identity.server(keys(producers))?);
+        let server = watch::Sender::new(identity.server(keys(producers), &TALK)?);
         let open = Some(Open { config: Mutex::new(listen.clone()), identity, server });
         let all = Self { open, ..Self::default() };
         all.set(all.prepare(dir, config)?);
@@ -159,7 +159,7 @@ impl Producers {
             let desk = if is_known { None } else { Some(Desk::open(dir, &producer.name)?) };
             prepared.producers.insert(producer.name.clone(), (Arc::new(producer.clone()), desk));
         }
-        prepared.server = Some(open.identity.server(keys(all.unwrap_or_default()))?);
+        prepared.server = Some(open.identity.server(keys(all.unwrap_or_default()), &TALK)?);
         Ok(prepared)
     }
 

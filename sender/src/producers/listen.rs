@@ -1,40 +1,32 @@
 //! Where producers are heard: a thread of its own with its own runtime, behind everything else (`nice`), so that whoever
 //! comes over the network takes no time from the lanes.
 //!
-//! Before a producer has proved its key it costs next to nothing: an address must answer first (Retry), has few
-//! handshakes at once, and a handshake has little time.
+//! Before a producer has proved its key it costs next to nothing ([`diodesync_control::quic::door`]).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use diodesync::audit::{Actor, Event};
+use diodesync_control::quic::door::{Handshake, Handshakes, Strangers, key_of, knock, shake};
 use diodesync_control::service;
-use quinn::{Connection, Endpoint, Incoming, VarInt};
+use quinn::{Endpoint, Incoming, VarInt};
 use tokio::sync::watch;
-use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::desk::Open;
-use super::identity::Pin;
 use super::session::Session;
 use crate::api::Daemon;
 
-/// Time for a handshake.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
-/// Handshakes of one address at once.
-const HANDSHAKES_MAX: usize = 8;
 /// How often it is tried to listen.
 const RETRY: Duration = Duration::from_secs(5);
 /// Time for those who are connected to hear of the end.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 /// How often it is looked for what nobody has gone on with.
 const TIDY: Duration = Duration::from_secs(600);
-/// Of strangers is told this often at most.
-const STRANGERS_INTERVAL: Duration = Duration::from_secs(10);
 /// How much it stands behind the others.
 const NICE: i32 = 5;
 
@@ -159,15 +151,7 @@ async fn accept(daemon: &Arc<Daemon>, open: &Open, endpoint: &Endpoint) {
             incoming.refuse();
             continue;
         }
-        if !incoming.remote_address_validated() {
-            // Cannot fail for one that was not validated; and where it does, the other end tries again.
-            let _ = incoming.retry();
-            continue;
-        }
-        let Some(handshake) = handshakes.enter(incoming.remote_address().ip()) else {
-            incoming.refuse();
-            continue;
-        };
+        let Some((incoming, handshake)) = knock(incoming, &handshakes) else { continue };
         tokio::spawn(meet(daemon.clone(), incoming, handshake, strangers.clone()));
     }
 }
@@ -175,12 +159,10 @@ async fn accept(daemon: &Arc<Daemon>, open: &Open, endpoint: &Endpoint) {
 /// A connection, from its first packet to its last.
 async fn meet(daemon: Arc<Daemon>, incoming: Incoming, handshake: Handshake, strangers: Arc<Strangers>) {
     let ip = incoming.remote_address().ip();
-    let connection = match tokio::time::timeout(HANDSHAKE_MAX, async { incoming.accept()?.await }).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return strangers.tell(&daemon, ip, error.to_string()).await,
-        Err(_) => return strangers.tell(&daemon, ip, "the handshake took too long".to_owned()).await,
+    let connection = match shake(incoming, handshake).await {
+        Ok(connection) => connection,
+        Err(why) => return tell_stranger(&daemon, &strangers, ip, &why).await,
     };
-    drop(handshake);
     let known = key_of(&connection).and_then(|key| Some((key, daemon.producers.desk(&key)?)));
     let Some((key, desk)) = known else {
         // TLS let nobody in but who was known then.
@@ -198,80 +180,11 @@ async fn meet(daemon: Arc<Daemon>, incoming: Incoming, handshake: Handshake, str
     serving.await;
 }
 
-fn key_of(connection: &Connection) -> Option<Pin> {
-    let keys = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    keys.first().map(Pin::of)
-}
-
-/// Handshakes under way, by address.
-#[derive(Debug, Clone, Default)]
-struct Handshakes(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
-
-#[derive(Debug)]
-struct Handshake(Handshakes, IpAddr);
-
-impl Handshakes {
-    fn enter(&self, ip: IpAddr) -> Option<Handshake> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = all.entry(ip).or_default();
-        if *count >= HANDSHAKES_MAX {
-            return None;
-        }
-        *count += 1;
-        Some(Handshake(self.clone(), ip))
-    }
-}
-
-impl Drop for Handshake {
-    fn drop(&mut self) {
-        let mut all = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = all.remove(&self.1).map_or(0, |count| count.saturating_sub(1));
-        if left > 0 {
-            all.insert(self.1, left);
-        }
-    }
-}
-
-/// Those who have not proved to be a producer. Not each of them is told of: they could fill the log.
-#[derive(Debug, Default)]
-struct Strangers(Mutex<(Option<Instant>, u64)>);
-
-impl Strangers {
-    async fn tell(&self, daemon: &Arc<Daemon>, ip: IpAddr, why: String) {
-        let untold = {
-            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let (last, untold) = &mut *state;
-            if last.is_some_and(|last| last.elapsed() < STRANGERS_INTERVAL) {
-                *untold += 1;
-                return;
-            }
-            *last = Some(Instant::now());
-            std::mem::take(untold)
-        };
-        let more = if untold > 0 { format!("; and {untold} more before it") } else { String::new() };
-        let why = format!("{why}{more}");
-        tracing::warn!(%ip, why, "a connection was refused: its key is in no [[producer]], or it is no producer");
-        let daemon = daemon.clone();
-        let what = format!("a producer's connection from {ip}");
-        let note = move || daemon.audit.note(&Actor::daemon("producers"), Event::Refused { what, why });
-        let _ = tokio::task::spawn_blocking(note).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_has_few_handshakes_at_once() {
-        let handshakes = Handshakes::default();
-        let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
-        let mut under_way: Vec<_> = (0..HANDSHAKES_MAX).map(|_| handshakes.enter(one).unwrap()).collect();
-        assert!(handshakes.enter(one).is_none());
-        assert!(handshakes.enter(other).is_some());
-        under_way.pop();
-        under_way.push(handshakes.enter(one).unwrap());
-        under_way.clear();
-        assert!(handshakes.0.lock().unwrap().is_empty(), "who is done is forgotten");
-    }
+async fn tell_stranger(daemon: &Arc<Daemon>, strangers: &Strangers, ip: IpAddr, why: &str) {
+    let Some(why) = strangers.tell(Instant::now(), why) else { return };
+    tracing::warn!(%ip, why, "a connection was refused: its key is in no [[producer]], or it is no producer");
+    let daemon = daemon.clone();
+    let what = format!("a producer's connection from {ip}");
+    let note = move || daemon.audit.note(&Actor::daemon("producers"), Event::Refused { what, why });
+    let _ = tokio::task::spawn_blocking(note).await;
 }

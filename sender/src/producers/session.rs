@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use diodesync::audit::{Actor, Event};
 use diodesync::id::Sha256;
 use diodesync::release::name::ArtifactName;
+use diodesync_control::quic::frame;
 use quinn::{Connection, ReadExactError, RecvStream, SendStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -384,16 +385,5 @@ fn gone(error: &ReadExactError) -> Ended {
 
 /// The next message, without its length.
 pub(super) async fn read_message(receive: &mut RecvStream) -> anyhow::Result<Vec<u8>> {
-    let mut length = [0; 4];
-    receive.read_exact(&mut length).await?;
-    let length = protocol::message_bytes(length)?;
-    // No more is set aside than has come.
-    let mut body = Vec::new();
-    while body.len() < length {
-        match receive.read_chunk(length - body.len(), true).await? {
-            Some(chunk) => body.extend_from_slice(&chunk.bytes),
-            None => bail!("a message broke off after {} of {length} octets", body.len()),
-        }
-    }
-    Ok(body)
+    frame::read(receive, |length| Ok(protocol::message_bytes(length)?)).await
 }

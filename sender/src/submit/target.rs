@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::What;
 use super::command::{Item, send};
-use crate::producers::{Identity, Pin, Remote};
+use crate::producers::{Pin, Remote, of_producer};
 
 /// A sender elsewhere.
 #[derive(Debug, clap::Args)]
@@ -40,7 +40,7 @@ impl Target {
     pub fn new(to: To, local: impl FnOnce() -> anyhow::Result<Client>) -> anyhow::Result<Self> {
         match (to.to, to.identity, to.server_pin) {
             (Some(to), Some(identity), Some(pin)) => {
-                Ok(Self::Remote(Remote::new(to, Identity::of_producer(&identity)?, pin)?))
+                Ok(Self::Remote(Remote::new(to, of_producer(&identity)?, pin)?))
             }
             _ => local().map(Self::Local),
         }

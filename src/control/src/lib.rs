@@ -1,6 +1,6 @@
 //! What both programs need around their rules: the control socket (HTTP and JSON over a Unix socket), the dashboard, the
-//! audit log, alarms, secret files, what is taken of a configuration while a daemon runs, the lock that makes it the only one
-//! in its folder, progress on a terminal, man pages, and the exit codes.
+//! audit log, alarms, secret files, QUIC between programs that know each other's keys, what is taken of a configuration while
+//! a daemon runs, the lock that makes it the only one in its folder, progress on a terminal, man pages, and the exit codes.
 
 pub mod alarms;
 pub mod audit;
@@ -8,6 +8,7 @@ mod client;
 pub mod dashboard;
 mod manual;
 mod progress;
+pub mod quic;
 pub mod reload;
 pub mod secret;
 mod server;

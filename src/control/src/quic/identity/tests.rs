@@ -1,18 +1,6 @@
 use super::*;
 
-#[test]
-fn a_key_is_made_once_and_read_back() {
-    let dir = std::env::temp_dir().join(format!("diode-sender-identity-{}", std::process::id()));
-    let made = Identity::make_producer(&dir).unwrap();
-    assert_eq!(Identity::of_producer(&dir).unwrap().pin(), made.pin());
-    let pin = std::fs::read_to_string(dir.join(PIN_FILE)).unwrap();
-    assert_eq!(pin.trim().parse(), Ok(made.pin()));
-    assert!(Identity::make_producer(&dir).unwrap_err().to_string().contains("not overwritten"));
-    let mode = std::os::unix::fs::MetadataExt::mode(&dir.join(SECRET_FILE).metadata().unwrap());
-    assert_eq!(mode & 0o777, 0o600);
-    std::fs::remove_dir_all(&dir).unwrap();
-    assert!(Identity::of_producer(&dir).unwrap_err().to_string().contains("producer-key --out"));
-}
+const TALK: Talk = Talk { alpn: b"test/1", bidi_streams_max: 1, uni_streams_max: 0 };
 
 /// The pin is what anyone can compute of the public key: here that of RFC 8410, section 10.1.
 #[test]
@@ -59,7 +47,7 @@ async fn connect(client: &quinn::ClientConfig, to: std::net::SocketAddr) -> Resu
 #[tokio::test]
 async fn both_ends_know_each_other_or_do_not_speak_and_nothing_is_early() {
     let [server, known, stranger] = [1, 2, 3].map(|seed| Identity::of_seed(&[seed; 32]).unwrap());
-    let config = server.server(BTreeSet::from([known.pin()])).unwrap();
+    let config = server.server(BTreeSet::from([known.pin()]), &TALK).unwrap();
     let endpoint = quinn::Endpoint::server(config, (std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let to = endpoint.local_addr().unwrap();
     tokio::spawn(async move {
@@ -75,10 +63,10 @@ async fn both_ends_know_each_other_or_do_not_speak_and_nothing_is_early() {
             });
         }
     });
-    connect(&known.client(server.pin()).unwrap().0, to).await.unwrap();
-    let error = connect(&stranger.client(server.pin()).unwrap().0, to).await.unwrap_err();
+    connect(&known.client(server.pin(), &TALK).unwrap().0, to).await.unwrap();
+    let error = connect(&stranger.client(server.pin(), &TALK).unwrap().0, to).await.unwrap_err();
     assert!(error.contains("handshake failed: error 49"), "{error}");
-    let (config, found) = known.client(stranger.pin()).unwrap();
+    let (config, found) = known.client(stranger.pin(), &TALK).unwrap();
     connect(&config, to).await.unwrap_err();
     assert_eq!(*found.lock().unwrap(), Some(server.pin()));
 }
