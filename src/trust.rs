@@ -11,7 +11,9 @@ use crate::id::{Channel, ReleaseNo};
 
 pub use bundle::{Bundle, BundleError};
 pub use metadata::{Release, Repository, RoleKey, RoleKeys};
-pub use verify::{Target, TrustError, TrustState, follow, timestamp_expires_s, verify, verify_timestamp};
+pub use verify::{
+    Target, TrustError, TrustState, follow, timestamp_expires_s, timestamp_version, verify, verify_timestamp,
+};
 
 /// The target name of a release's index.
 pub fn target_name(channel: &Channel, number: ReleaseNo) -> String {

@@ -17,6 +17,8 @@ pub const CODES: Codes = &[
     ("session-refused", "DS-R-0103", "a session is refused: an old number, another key, another version"),
     ("kernel-drops", "DS-R-0104", "the kernel drops datagrams for want of buffer"),
     ("blocks-not-written", "DS-R-0105", "decoded blocks cannot be written"),
+    ("upstream", "DS-R-0106", "the receiver that a mirror host follows is not reached"),
+    ("upstream-wrong", "DS-R-0107", "what that receiver gives is not what was signed"),
     ("release-refused", "DS-R-0201", "a release is not published"),
     ("release-incomplete", "DS-R-0202", "the last round is over and blocks are lacking"),
     ("release-never-came", "DS-R-0203", "a release was sent and nothing of it was understood"),
@@ -45,6 +47,7 @@ pub const CODES: Codes = &[
     ("serve-role", "DS-R-0502", "nothing serves, or not what is published"),
     ("mirror-role", "DS-R-0503", "nothing pushes to mirrors and webhook"),
     ("mirror-behind", "DS-R-0504", "a mirror of the site is behind"),
+    ("feed", "DS-R-0505", "mirror hosts are not fed"),
 ];
 
 /// Where hooks keep how far they have got: the webhook in the folder of the role that has a network.
@@ -55,7 +58,7 @@ fn places(dir: &Path) -> Places {
 /// Watches the daemon's alarms, and takes them to the command.
 pub fn watch(daemon: Arc<Daemon>) -> anyhow::Result<Threads> {
     let dir = daemon.config.dir.clone();
-    let identity = Identity { side: "receiver", link: daemon.paired.link, codes: CODES };
+    let identity = Identity { side: "receiver", link: daemon.link, codes: CODES };
     let command = Hook::command(&daemon.config.alarms);
     Threads::watch(&dir, identity, move || {
         daemon.status().alarms.into_iter().map(|alarm| (alarm.id, alarm.text)).collect()

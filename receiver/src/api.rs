@@ -1,16 +1,16 @@
 //! The control interface: what the commands and the dashboard ask of the daemon.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context;
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use diodesync::audit::{Actor, Checkpoint, Event};
-use diodesync::id::{BlockId, Channel, Sha256};
+use diodesync::id::{BlockId, Channel, LinkId, Sha256};
 use diodesync::journal::SledJournal;
 use diodesync::link::Paired;
 use diodesync::pack::{Disk, PackError, PackStore};
@@ -25,6 +25,7 @@ use crate::alarms;
 use crate::approve::HeldReleases;
 use crate::apt::Signer;
 use crate::config::Config;
+use crate::feed::FeedView;
 use crate::handover::Notice;
 use crate::import::{self, Imports};
 use crate::lane::{LaneView, LanesShared, View as LanesView};
@@ -55,8 +56,10 @@ const EXPIRY_S: u64 = 2 * 86_400;
 pub struct Daemon {
     /// `receiver.toml`.
     pub config: Config,
-    /// What this receiver was paired with.
-    pub paired: Paired,
+    /// The link whose releases these are.
+    pub link: LinkId,
+    /// What this receiver was paired with; a mirror host is not.
+    pub paired: Option<Paired>,
     /// The lanes.
     pub lanes: Arc<LanesShared>,
     /// How the other roles are.
@@ -127,8 +130,7 @@ async fn ticket(
     Caller(by): Caller,
 ) -> Result<Json<Option<String>>, ApiError> {
     on_thread("ticket", move || {
-        let (site, publish) = (daemon.site.load(), daemon.publish.view());
-        let ticket = ticket::make(&daemon.config.dir, &daemon.paired, &site, &publish, clock_s())?;
+        let ticket = daemon.ticket()?;
         if let Some(ticket) = &ticket {
             daemon.audit.tell(&by, Event::Ticket { ticket: Sha256::of(ticket.as_bytes()) })?;
         }
@@ -217,7 +219,7 @@ async fn reload_config(
 ) -> Result<Json<Reloaded>, ApiError> {
     let reload = move || {
         let tell = |reloaded: &Reloaded| daemon.audit.tell(&by, reloaded.event());
-        reload::reload(&daemon.in_force, daemon.paired.link, &daemon.publish, tell)
+        reload::reload(&daemon.in_force, daemon.link, &daemon.publish, tell)
     };
     on_thread("reload", reload).await
 }
@@ -227,6 +229,15 @@ impl Daemon {
     async fn told(&self, by: Actor, event: Event) -> Result<(), ApiError> {
         let audit = self.audit.clone();
         on_thread("audit log", move || audit.tell(&by, event)).await.map(drop)
+    }
+
+    /// The ticket for everything that is lacking and does not come by itself; none if nothing is.
+    pub fn ticket(&self) -> anyhow::Result<Option<String>> {
+        let paired = self.paired.as_ref().context(
+            "a mirror host makes no tickets: what it lacks comes from the receiver at the diode, and what is lacking \
+             there is named by diode-receiver missing there",
+        )?;
+        ticket::make(&self.config.dir, paired, &self.site.load(), &self.publish.view(), clock_s())
     }
 
     /// What `status` answers.
@@ -239,7 +250,8 @@ impl Daemon {
         let channels = self.channels(&publish);
         let disk = self.packs.disk(publish.freed.0);
         let mut alarms = lane_alarms(clock_ms, &lanes);
-        let tls = self.others.look(&self.config.dir, clock_ms, &mut alarms);
+        let tls = self.others.look(&self.config, clock_ms, &mut alarms);
+        let feed = self.feed(clock_ms, &mut alarms);
         alarms.extend(self.alarms(clock_ms, skew_ms, &publish, &channels));
         alarms.extend(self.storage_alarms(&publish, &disk));
         let mirrors = self.mirrors(clock_ms, &mut alarms);
@@ -248,7 +260,7 @@ impl Daemon {
         Status {
             side: "receiver".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            link: self.paired.link,
+            link: self.link,
             clock_ms,
             skew_ms,
             trust_expires_s: publish.trust_expires_s,
@@ -260,7 +272,25 @@ impl Daemon {
             decoding: decoding_status(&lanes),
             channels,
             mirrors,
+            upstream: lanes.upstream.as_deref().cloned(),
+            feed,
         }
+    }
+
+    /// How mirror hosts are fed, and alarms about that.
+    fn feed(&self, clock_ms: u64, alarms: &mut Vec<Alarm>) -> Option<FeedView> {
+        self.config.feed.as_ref()?;
+        let mut alarm = |id: &str, text: String| alarms.push(Alarm { id: id.to_owned(), text });
+        match FeedView::read(&self.config.dir, clock_ms) {
+            Ok(Some(view)) => {
+                view.trouble.iter().for_each(|why| alarm("feed", why.clone()));
+                return Some(view);
+            }
+            // Right after the start, or without the role that serves: that is an alarm of its own.
+            Ok(None) => {}
+            Err(error) => alarm("feed", format!("it is not known how mirror hosts are fed: {error:#}")),
+        }
+        None
     }
 
     /// How the site's own mirrors stand, and alarms about those behind.
@@ -480,10 +510,13 @@ impl Daemon {
         if let Some(expires) = publish.trust_expires_s.filter(|expires| *expires < clock_ms / 1000 + EXPIRY_S)
         {
             let left = Duration::from_secs(expires.saturating_sub(clock_ms / 1000));
-            let text = format!(
-                "the accepted metadata expires in {}: no fresh one comes from the sender",
-                Span(left)
-            );
+            let from = if self.config.upstream.is_some() {
+                "upstream; is a release held there, or is it not reached?"
+            } else {
+                "the sender"
+            };
+            let text =
+                format!("the accepted metadata expires in {}: no fresh one comes from {from}", Span(left));
             alarm("metadata-expires", text);
         }
         if let Some(why) = &publish.refused {
@@ -555,13 +588,15 @@ impl Daemon {
 
 impl Others {
     /// How the certificate stands, if something serves; and alarms about roles that do not run.
-    fn look(&self, dir: &Path, clock_ms: u64, alarms: &mut Vec<Alarm>) -> Option<TlsStatus> {
+    fn look(&self, config: &Config, clock_ms: u64, alarms: &mut Vec<Alarm>) -> Option<TlsStatus> {
+        let dir = &config.dir;
         let mut alarm = |id: &str, text: String| alarms.push(Alarm { id: id.to_owned(), text });
         let tls = match self {
             Self::Here(tls) => tls.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             Self::Elsewhere(lanes) => {
                 if lanes.load(Ordering::Relaxed) == 0 {
-                    alarm("lane-role", "nothing receives; run: diode-receiver run --role lane".to_owned());
+                    let role = if config.upstream.is_some() { "upstream" } else { "lane" };
+                    alarm("lane-role", format!("nothing receives; run: diode-receiver run --role {role}"));
                 }
                 let serving = Serving::read(dir, SERVE).unwrap_or_else(|error| {
                     alarm("serve-role", format!("it is not known what is served: {error:#}"));
@@ -629,6 +664,17 @@ fn decoding_status(view: &LanesView) -> DecodingStatus {
 fn lane_alarms(clock_ms: u64, view: &LanesView) -> Vec<Alarm> {
     let mut alarms = Vec::new();
     let mut alarm = |id: &str, text: String| alarms.push(Alarm { id: id.to_owned(), text });
+    if let Some(upstream) = &view.upstream {
+        upstream.silent(clock_ms).into_iter().for_each(|text| alarm("upstream", text));
+        if let Some(why) = &upstream.wrong {
+            let text = format!(
+                "what {} gives is not what was signed, and is refused: {why}. What is served stays. Look there for a damaged \
+                 disk, with: diode-receiver verify; it is asked for again",
+                upstream.from
+            );
+            alarm("upstream-wrong", text);
+        }
+    }
     let is_any_heard = view.lanes.iter().any(|lane| lane.last_ms.is_some());
     for lane in &view.lanes {
         let name = &lane.name;

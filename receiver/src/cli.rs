@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::publish::{GcReport, GcRequest};
 use crate::status::{Missing, Status};
 use crate::verify::MEND;
-use crate::{import, init, rotate, run, ticket};
+use crate::{feed, import, init, rotate, run, ticket};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -53,6 +53,18 @@ enum Command {
         /// Names and addresses under which clients reach the mirror; this host's name, if none is given
         #[arg(long, value_name = "NAME", num_args = 1..)]
         host: Vec<String>,
+        /// Make a mirror host, which follows the receiver whose feed-file has made this file
+        #[arg(long, value_name = "FILE")]
+        mirror_host: Option<PathBuf>,
+    },
+    /// Write what a mirror host must know of this receiver to follow it; there is no secret in it
+    FeedFile {
+        /// The configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/diodesync/receiver.toml")]
+        config: PathBuf,
+        /// Where it goes
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
     },
     /// Record the sender that this receiver listens to
     Pair {
@@ -212,7 +224,10 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     diodesync_control::init_log();
     diodesync_control::exit(match cli.command {
-        Command::Init { dir, host } => init::init(&dir, &host),
+        Command::Init { dir, host, mirror_host } => init::init(&dir, &host, mirror_host.as_deref()),
+        Command::FeedFile { config, out } => {
+            Config::load(&config).and_then(|config| feed::write(&config, &out))
+        }
         Command::Pair { config, pairing } => {
             Config::load(&config).and_then(|config| init::pair(&config.dir, &pairing))
         }
@@ -358,6 +373,7 @@ async fn ask(command: Command) -> anyhow::Result<()> {
         Command::Reject { common, args, why } => decide(&common, &args, rejection(why)).await?,
         Command::ApproverKey { .. }
         | Command::Init { .. }
+        | Command::FeedFile { .. }
         | Command::Pair { .. }
         | Command::Rotate { .. }
         | Command::AcceptLinkKey { .. }

@@ -13,11 +13,13 @@ use diodesync::limits::LANES_MAX;
 use diodesync::quantity::{parse_bytes, parse_duration};
 use diodesync::release::approval::Quorum;
 use diodesync::release::retention::{KEEP_DEFAULT, Keep, check_keep};
+use diodesync_control::quic::Pin;
 use diodesync_control::{alarms, dashboard};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
 use self::rules::{ApproverConfig, PolicyConfig};
+use crate::feed::{Feed, Upstream};
 use crate::mirror::{MirrorConfig, parse_mirrors};
 use crate::scan::ScanConfig;
 
@@ -28,7 +30,12 @@ pub struct Config {
     /// Where keys, packs, releases and the journal are.
     pub dir: PathBuf,
     /// The one-way paths.
+    #[serde(default)]
     pub lane: Vec<Lane>,
+    /// Whom a mirror host follows, in place of lanes.
+    pub upstream: Option<Upstream>,
+    /// Mirror hosts that follow this receiver.
+    pub feed: Option<Feed>,
     /// Room on the disk.
     #[serde(default)]
     pub space: Space,
@@ -175,9 +182,24 @@ impl Config {
         let mut config: Self = toml::from_str(text)?;
         config.mirrors = parse_mirrors(text)?;
         config.alarms.check()?;
-        if !(1..=LANES_MAX).contains(&config.lane.len()) {
-            bail!("expected 1 to {LANES_MAX} [[lane]], found {}", config.lane.len());
+        match (&config.upstream, config.lane.len()) {
+            (None, 1..=LANES_MAX) => {}
+            (None, found) => {
+                bail!(
+                    "expected 1 to {LANES_MAX} [[lane]], or [upstream] on a mirror host; found {found} [[lane]]"
+                )
+            }
+            (Some(upstream), 0) => upstream.check()?,
+            (Some(_), _) => bail!(
+                "found [[lane]] and [upstream]: a receiver has lanes, at a diode, or follows another one, as a mirror host"
+            ),
         }
+        if config.upstream.is_some() && config.feed.is_some() {
+            bail!(
+                "found [upstream] and [feed]: a mirror host feeds no others; they follow the receiver at the diode"
+            );
+        }
+        config.feed.iter().try_for_each(Feed::check)?;
         for (at, lane) in config.lane.iter().enumerate() {
             for other in config.lane.iter().take(at) {
                 if other.name == lane.name {
@@ -224,20 +246,45 @@ impl Config {
         self.dir.join("run/control.sock")
     }
 
-    /// What `init` writes.
-    pub fn template(dir: &Path, hosts: &[String]) -> String {
+    /// What `init` writes of the lanes.
+    pub fn lanes_template() -> String {
+        r#"# Up to 8, each with the name that it has on the sender.
+[[lane]]
+name = "lane0"
+# The address at the end of the one-way path. Nothing is ever sent from it.
+listen = "0.0.0.0:7400"
+
+# Mirror hosts: receivers on other hosts that follow this one; README, "Mirror hosts":
+#[feed]
+#listen = "0.0.0.0:7444"
+#[[feed.host]]
+#name = "berlin"
+#key = "sha256:64 hexadecimal digits"  # as its diode-receiver init shows it
+#channels = ["main"]               # without this line: all
+"#
+        .to_owned()
+    }
+
+    /// What `init` writes of whom a mirror host follows.
+    pub fn upstream_template(from: &str, pin: Pin) -> String {
+        format!(
+            r#"# The receiver at the diode, which this mirror host follows.
+[upstream]
+from = {from:?}
+pin = "{pin}"
+"#
+        )
+    }
+
+    /// What `init` writes; `origin` says where releases come from.
+    pub fn template(dir: &Path, hosts: &[String], origin: &str) -> String {
         let credentials = dir.join("credentials");
         let credentials = credentials.display();
         format!(
             r#"# Diodesync receiver.
 dir = {dir:?}
 
-# Up to 8, each with the name that it has on the sender.
-[[lane]]
-name = "lane0"
-# The address at the end of the one-way path. Nothing is ever sent from it.
-listen = "0.0.0.0:7400"
-
+{origin}
 [serve]
 listen = "0.0.0.0:8443"
 # Names and addresses under which clients reach the mirror; they are in its certificate.
@@ -334,9 +381,25 @@ mod tests {
     #[test]
     fn the_template_is_valid() {
         let hosts = ["mirror.example".to_owned(), "10.0.0.7".to_owned()];
-        let config = Config::parse(&Config::template(Path::new("/var/lib/x"), &hosts)).unwrap();
-        assert_eq!(config.serve.hosts, hosts);
+        let template = |origin: &str| Config::template(Path::new("/var/lib/x"), &hosts, origin);
+        let lanes = template(&Config::lanes_template());
+        assert_eq!(Config::parse(&lanes).unwrap().serve.hosts, hosts);
+        // What is commented out is valid, too.
+        let pin = Pin(diodesync::id::Sha256([1; 32]));
+        let feed = lanes.replace("#[feed", "[feed").replace("#[[feed", "[[feed").replace("#listen", "listen");
+        let feed = feed.replace(
+            "#name = \"berlin\"\n#key = \"sha256:64 hexadecimal digits\"",
+            &format!("name = \"berlin\"\nkey = \"{pin}\""),
+        );
+        assert_eq!(Config::parse(&feed).unwrap().feed.unwrap().host.len(), 1);
+        let host = template(&Config::upstream_template("gateway.example:7444", pin));
+        assert_eq!(Config::parse(&host).unwrap().upstream.unwrap().pin, pin);
     }
+
+    const UPSTREAM: &str = "[upstream]\nfrom = 'h:7444'\npin = 'sha256:0101010101010101010101010101010101010101010101010101010101010101'\n";
+    const HOST: &str = "dir = '/x'\n[serve]\nlisten = '0.0.0.0:2'\nhosts = ['h']\n[upstream]\nfrom = 'h:7444'\npin = 'sha256:0101010101010101010101010101010101010101010101010101010101010101'\n";
+    const FEED: &str = "[feed]\nlisten = '0.0.0.0:3'\n";
+    const FEED_HOST: &str = "[[feed.host]]\nname = 'a'\nkey = 'sha256:0101010101010101010101010101010101010101010101010101010101010101'\n";
 
     #[test]
     fn mistakes_are_named() {
@@ -355,6 +418,18 @@ mod tests {
             (format!("{good}[[lane]]\nname = 'b'\nlisten = '0.0.0.0:1'\n"), "both listen on"),
             (good.replace("['h']", "[]"), "hosts is empty"),
             (good.replace("0.0.0.0:1", "nowhere"), "line 4"),
+            ("dir = '/x'\n[serve]\nlisten = '0.0.0.0:2'\nhosts = ['h']\n".to_owned(), "or [upstream]"),
+            (format!("{good}{UPSTREAM}"), "found [[lane]] and [upstream]"),
+            (format!("{HOST}[feed]\nlisten = '0.0.0.0:3'\n"), "a mirror host feeds no others"),
+            (HOST.replace("h:7444", "h"), "expected HOST:PORT"),
+            (HOST.replace("sha256:", ""), "expected a pin"),
+            (format!("{good}{FEED}{FEED_HOST}{FEED_HOST}"), "two hosts are named a"),
+            (
+                format!("{good}{FEED}{FEED_HOST}{}", FEED_HOST.replace("'a'", "'b'")),
+                "host b has the key of another one",
+            ),
+            (format!("{good}{FEED}{}", FEED_HOST.replace("'a'", "'A b'")), "of a-z, 0-9 and -"),
+            (format!("{good}{FEED}{FEED_HOST}channels = []\n"), "host a gets no channel"),
         ] {
             let error = format!("{:#}", Config::parse(&bad).unwrap_err());
             assert!(error.contains(expected), "{error}");

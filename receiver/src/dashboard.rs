@@ -64,7 +64,7 @@ impl Source for Daemon {
     }
 
     fn link(&self) -> String {
-        self.paired.link.to_string()
+        self.link.to_string()
     }
 
     fn reading(status: &Status) -> Reading {

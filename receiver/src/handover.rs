@@ -5,6 +5,8 @@
 //!                    blocks: written into packs, if the publisher's [`Judge`] lets them
 //!                    [`Notice`]: there is something to look at
 //! publish ──► lane   [`Order`]: what to collect
+//!                    On a mirror host the upstream role stands where the lane does: what it brings is metadata as it was
+//!                    [`Judged`] at the diode, indexes, and blocks
 //! publish ──► serve  facts: what is published, kept and damaged ([`crate::serve::follow`])
 //! ```
 //!
@@ -12,6 +14,7 @@
 //! an order that is lost costs time, not data: the publisher looks by itself every now and then, and whoever joins is
 //! told everything anew.
 
+mod judged;
 pub mod remote;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +27,8 @@ use diodesync::link::LinkVerifier;
 use diodesync::pack::{PackError, fact};
 use diodesync::release::index::NeededBlock;
 use diodesync::wire::{Beacon, ObjectId};
+
+pub use judged::Judged;
 
 /// From the lane to the publisher.
 #[derive(Debug)]
@@ -124,6 +129,26 @@ impl Inbox {
     /// Puts an object in.
     pub fn put(&self, object: ObjectId, octets: &[u8]) -> Result<(), PackError> {
         self.path(object).map_or(Ok(()), |path| fact::write(&path, octets))
+    }
+
+    /// Puts in what the receiver at the diode has judged.
+    pub fn put_judged(&self, judged: &Judged) -> Result<(), PackError> {
+        let octets = judged.encode();
+        fact::write(&self.dir.join(format!("{}.judged", Blake3::of(&octets).tag())), &octets)
+    }
+
+    /// What the receiver at the diode has judged, as files.
+    pub fn list_judged(&self) -> Result<Vec<PathBuf>, PackError> {
+        let entries = std::fs::read_dir(&self.dir).map_err(PackError::io("list", &self.dir))?;
+        let mut paths = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(PackError::io("list", &self.dir))?.path();
+            if path.extension().is_some_and(|kind| kind == "judged") {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        Ok(paths)
     }
 
     /// Where an object is, for tests that change it.

@@ -71,7 +71,8 @@ pub struct Sink {
 #[derive(Debug)]
 pub struct Imports {
     dir: PathBuf,
-    paired: Paired,
+    /// What opens an export; a mirror host has nothing that does.
+    paired: Option<Paired>,
     sink: Mutex<Sink>,
     /// One medium at a time.
     open: Mutex<BTreeMap<ExportId, Import>>,
@@ -144,7 +145,7 @@ pub fn is_under_way(dir: &Path) -> bool {
 
 impl Imports {
     /// In the receiver's folder.
-    pub fn new(dir: &Path, paired: Paired, sink: Sink) -> Self {
+    pub fn new(dir: &Path, paired: Option<Paired>, sink: Sink) -> Self {
         let (dir, sink) = (dir.join("import"), Mutex::new(sink));
         Self { dir, paired, sink, open: Mutex::default(), standings: Standings::default() }
     }
@@ -155,7 +156,10 @@ impl Imports {
     }
 
     fn begin_in(&self, open: &mut BTreeMap<ExportId, Import>, manifest: &[u8]) -> anyhow::Result<Offered> {
-        let (manifest_read, secret) = Manifest::open(manifest, &self.paired)?;
+        let paired = self.paired.as_ref().context(
+            "a mirror host has no keys of the link and opens no media: import it at the receiver that this host follows",
+        )?;
+        let (manifest_read, secret) = Manifest::open(manifest, paired)?;
         let Manifest { export, layout, made_s, .. } = manifest_read;
         let import = match open.entry(export) {
             Entry::Occupied(entry) => entry.into_mut(),

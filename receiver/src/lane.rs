@@ -34,6 +34,7 @@ use diodesync_control::service::Pulse;
 use crate::config::Lane as LaneConfig;
 use crate::handover::{Inbox, Judge, Notice, Order};
 use crate::link_keys;
+use crate::upstream::UpstreamView;
 use hub::Hub;
 use socket::{Given, LaneSocket, pause};
 
@@ -61,6 +62,8 @@ pub struct View {
     pub lanes: Vec<LaneView>,
     /// What became of the symbols of all of them.
     pub decoding: Decoding,
+    /// Whom a mirror host follows, which has no lanes.
+    pub upstream: Option<Box<UpstreamView>>,
 }
 
 /// What a lane has seen.
@@ -115,6 +118,11 @@ impl LanesShared {
     /// What they have seen.
     pub fn view(&self) -> View {
         self.lock().clone()
+    }
+
+    /// How it stands with whom a mirror host follows.
+    pub fn set_upstream(&self, upstream: UpstreamView) {
+        self.lock().upstream = Some(Box::new(upstream));
     }
 
     /// Takes over what a process that runs the lanes has seen.

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Four roles, which one process fills: **lane** parses datagrams and writes packs, and knows no site key; **publish**
-//! checks, and switches what is served; **serve** reads; **mirror** pushes to the site's own mirrors. They hand over by renamed files and by the [`handover`]
+//! checks, and switches what is served; **serve** reads, and feeds mirror hosts; **mirror** pushes to the site's own mirrors.
+//! On a mirror host **upstream** stands where the lane does. They hand over by renamed files and by the [`handover`]
 //! module's notices.
 
 mod alarms;
@@ -18,6 +19,7 @@ mod certs;
 mod cli;
 mod config;
 mod dashboard;
+mod feed;
 #[doc(hidden)]
 pub mod fuzz;
 mod handover;
@@ -34,6 +36,7 @@ mod scan;
 mod serve;
 mod status;
 mod ticket;
+mod upstream;
 mod verify;
 
 pub use cli::main;

@@ -195,6 +195,10 @@ pub struct PublishInput {
     pub is_served_elsewhere: bool,
     /// Whether there are mirrors that are pushed to.
     pub has_mirrors: bool,
+    /// Whether this is a mirror host: what comes was judged at the diode, and is judged by the time of then.
+    pub is_mirror_host: bool,
+    /// Whether mirror hosts are fed from here.
+    pub feeds: bool,
     /// Who did what.
     pub audit: Audit,
 }
@@ -221,6 +225,7 @@ fn open(shared: Arc<PublishShared>, mut input: PublishInput) -> anyhow::Result<P
         checked: Default::default(),
         arrivals: BTreeMap::new(),
         targets: BTreeMap::new(),
+        roots: facts.newest_roots(),
         to_rescan: Vec::new(),
         doubted: HashSet::new(),
         is_restoring: true,
@@ -252,6 +257,8 @@ struct Publisher {
     trust: TrustState,
     /// Indexes that the accepted metadata names.
     targets: BTreeMap<String, Target>,
+    /// The roots of the bundle that was accepted last, for mirror hosts.
+    roots: Vec<Vec<u8>>,
     published: BTreeMap<Channel, ReleaseNo>,
     /// Releases that were accepted and are not published, the newest of each channel.
     arrivals: BTreeMap<Channel, Arrival>,
@@ -326,6 +333,7 @@ impl Publisher {
                 self.accept(index);
             }
         }
+        self.keep_for_hosts()?;
         self.update_view();
         Ok(())
     }
@@ -459,6 +467,7 @@ impl Publisher {
                 self.tell_trust(&trust)?;
                 self.facts.record_trust(&trust)?;
                 self.trust = trust;
+                self.keep_for_hosts()?;
             }
         }
         for channel in &beacon.channels {
@@ -488,7 +497,10 @@ impl Publisher {
         if let Some(old) = self.arrivals.insert(arrival.index().channel.clone(), arrival) {
             tracing::info!(channel = %old.index().channel, release = old.index().number.0, "superseded unfinished");
         }
-        self.input.orders.send(Order::Missing(missing.iter().map(|block| block.id).collect()));
+        // What a mirror host asks for comes at once: it is asked for when it was looked for in the packs.
+        if !self.input.is_mirror_host {
+            self.input.orders.send(Order::Missing(missing.iter().map(|block| block.id).collect()));
+        }
         self.to_rescan.extend(missing);
         self.space_due = Instant::now();
         self.retention.hurry();

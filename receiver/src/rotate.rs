@@ -45,8 +45,7 @@ pub fn rotate(dir: &Path, finish: bool) -> anyhow::Result<()> {
     let (paired, _) = init::load_pairing(dir)?;
     fact::write_secret(&dir.join("keys/pairing.key"), &paired.secret.0)?;
     if !next.exists() {
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).context("the operating system gives no random numbers")?;
+        let seed = init::random_seed()?;
         audit::tell(dir, Event::key("receiver", "made", ReceiverKey::from_seed(&seed).public()))?;
         fact::write_secret(&next, &seed)?;
     }

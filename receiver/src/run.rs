@@ -2,19 +2,20 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use diodesync::id::LinkId;
 use diodesync::journal::{Journal, SledJournal};
 use diodesync::link::Paired;
 use diodesync::pack::PackStore;
-use diodesync::trust::TrustState;
 use diodesync_control::audit::Audit;
 use diodesync_control::dashboard::Dashboard;
 use diodesync_control::reload::InForce;
+use diodesync_control::service::Pulse;
 use diodesync_control::{DirLock, clock_s, service};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -26,16 +27,18 @@ use crate::api::{self, Daemon, Others};
 use crate::apt::Signer;
 use crate::audit;
 use crate::config::Config;
+use crate::feed::Feeding;
 use crate::handover::remote::{self, Desk, Relay, Remote};
-use crate::handover::{Inbox, Notice, Order, Orders};
+use crate::handover::{Inbox, Judge, Notice, Order, Orders};
 use crate::import::{Imports, Sink};
-use crate::init;
-use crate::lane::{self, LanesInput, LanesShared};
+use crate::init::{self, Origin};
+use crate::lane::{self, Lanes, LanesInput, LanesShared};
 use crate::link_keys;
 use crate::mirror;
 use crate::publish::{self, Ledger, PublishInput, PublishShared, Rules};
 use crate::reload;
 use crate::serve::{self, ClientFiles, Follower, MIRROR, SERVE, SiteHandle, Tls, TlsHandle};
+use crate::upstream::{self, Following, UpstreamInput};
 
 /// How often the end of our own certificate is looked at.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(6 * 3600);
@@ -49,6 +52,8 @@ const WAIT: Duration = Duration::from_millis(100);
 pub enum Role {
     /// Receives: knows the link's keys and no site key
     Lane,
+    /// Receives on a mirror host, in place of the lane: follows the receiver at the diode
+    Upstream,
     /// Judges and publishes; holds the site's keys and answers the commands
     Publish,
     /// Serves what is published
@@ -60,13 +65,27 @@ pub enum Role {
 /// Runs until SIGTERM or SIGINT.
 pub fn run(path: &Path, role: Option<Role>) -> anyhow::Result<()> {
     let config = Config::load(path)?;
-    let roles = role.map_or(vec![Role::Lane, Role::Publish, Role::Serve, Role::Mirror], |role| vec![role]);
+    let (receives, other) = match &config.upstream {
+        None => (Role::Lane, Role::Upstream),
+        Some(_) => (Role::Upstream, Role::Lane),
+    };
+    if role == Some(other) {
+        bail!(
+            "{}",
+            match other {
+                Role::Lane =>
+                    "this is a mirror host, which has no lanes; run: diode-receiver run --role upstream",
+                _ => "this receiver has lanes and no [upstream]; run: diode-receiver run --role lane",
+            }
+        );
+    }
+    let roles = role.map_or(vec![receives, Role::Publish, Role::Serve, Role::Mirror], |role| vec![role]);
     let locks = roles.iter().map(|role| DirLock::take(&config.dir, lock_name(*role)));
     let _locks = locks.collect::<anyhow::Result<Vec<_>>>()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match role {
         None => run_all(config, path, &runtime),
-        Some(Role::Lane) => run_lane(&config, &runtime),
+        Some(Role::Lane | Role::Upstream) => run_receiving(&config, &runtime),
         Some(Role::Publish) => run_publish(config, path, &runtime),
         Some(Role::Serve) => run_serve(&config, &runtime),
         Some(Role::Mirror) => run_mirror(&config, &runtime),
@@ -76,6 +95,7 @@ pub fn run(path: &Path, role: Option<Role>) -> anyhow::Result<()> {
 fn lock_name(role: Role) -> &'static str {
     match role {
         Role::Lane => "lock.lane",
+        Role::Upstream => "lock.upstream",
         Role::Publish => "lock",
         Role::Serve => "lock.serve",
         Role::Mirror => "lock.mirror",
@@ -84,7 +104,8 @@ fn lock_name(role: Role) -> &'static str {
 
 /// The publish role, started.
 struct Publisher {
-    paired: Paired,
+    link: LinkId,
+    paired: Option<Paired>,
     packs: Arc<PackStore>,
     journal: Arc<SledJournal>,
     ledger: Arc<Ledger>,
@@ -102,7 +123,7 @@ struct Publisher {
 impl Publisher {
     fn start(config: &Config, path: &Path, is_served_elsewhere: bool) -> anyhow::Result<Self> {
         let dir = &config.dir;
-        let (paired, root): (Paired, TrustState) = init::load_pairing(dir)?;
+        let Origin { link, root, paired } = init::load_origin(config)?;
         let in_force = Arc::new(InForce::open(path)?);
         let audit = audit::open(dir)?;
         audit.start(path);
@@ -120,7 +141,7 @@ impl Publisher {
         let (notices, from_lanes) = channel();
         let orders = Orders::default();
         let shared = Arc::new(PublishShared::new());
-        let Rules { gate, keep } = reload::rules(config, paired.link)?;
+        let Rules { gate, keep } = reload::rules(config, link)?;
         let input = PublishInput {
             dir: dir.clone(),
             skew_max: config.trust.skew_max,
@@ -137,11 +158,14 @@ impl Publisher {
             keep,
             is_served_elsewhere,
             has_mirrors: !config.mirrors.is_empty(),
+            is_mirror_host: config.upstream.is_some(),
+            feeds: config.feed.is_some(),
             audit: audit.clone(),
         };
         // Before any lane, so that the ledger knows which blocks are wanted before one is written.
         let thread = publish::start(shared.clone(), input)?;
         Ok(Self {
+            link,
             paired,
             packs,
             journal,
@@ -167,6 +191,7 @@ impl Publisher {
             orders: self.orders.clone(),
         };
         Arc::new(Daemon {
+            link: self.link,
             paired: self.paired.clone(),
             imports: Imports::new(&config.dir, self.paired.clone(), sink),
             lanes,
@@ -186,6 +211,11 @@ impl Publisher {
         })
     }
 
+    /// What who receives is told first.
+    fn first_orders(ledger: &Ledger, is_mirror_host: bool) -> Vec<Order> {
+        if is_mirror_host { vec![ledger.to_ask_for()] } else { ledger.orders().into() }
+    }
+
     fn stop(self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         let _ = self.thread.join();
@@ -196,17 +226,16 @@ impl Publisher {
 }
 
 fn run_all(config: Config, path: &Path, runtime: &Runtime) -> anyhow::Result<()> {
-    init::load_pairing(&config.dir)?;
+    init::load_origin(&config)?;
     let listener = listen(&config, runtime)?;
     renew_certificate(&config)?;
     let tls = Tls::open(&config, clock_s())?;
     let publisher = Publisher::start(&config, path, false)?;
     let shared = Arc::new(LanesShared::default());
     let (to_lanes, orders) = channel();
-    publisher.orders.join(to_lanes, || publisher.ledger.orders().into());
-    let lanes = LanesInput {
-        lanes: config.lane.clone(),
-        dir: config.dir.clone(),
+    let is_mirror_host = config.upstream.is_some();
+    publisher.orders.join(to_lanes, || Publisher::first_orders(&publisher.ledger, is_mirror_host));
+    let receiving = ReceivingInput {
         paired: publisher.paired.clone(),
         packs: publisher.packs.clone(),
         judge: publisher.ledger.clone(),
@@ -214,7 +243,8 @@ fn run_all(config: Config, path: &Path, runtime: &Runtime) -> anyhow::Result<()>
         notices: publisher.notices.clone(),
         orders,
     };
-    let lanes = lane::start(shared.clone(), lanes)?;
+    let lanes = Receiving::start(&config, shared.clone(), receiving)?;
+    let feeding = feed(&config, &publisher.site, &publisher.packs)?;
     let mirrors = mirror::start(&config.dir, &config.mirrors, &publisher.site, &publisher.packs)?;
     let tls_status = Arc::new(Mutex::new(tls.status(clock_s())));
     let (handle, ca_pem) = (tls.handle(), tls.ca_pem().cloned());
@@ -237,24 +267,78 @@ fn run_all(config: Config, path: &Path, runtime: &Runtime) -> anyhow::Result<()>
     watching.stop();
     mirrors.stop();
     lanes.stop();
+    feeding.into_iter().for_each(Feeding::stop);
     publisher.stop();
     result
 }
 
+/// Feeds mirror hosts, if there are any.
+fn feed(config: &Config, site: &SiteHandle, packs: &Arc<PackStore>) -> anyhow::Result<Option<Feeding>> {
+    let start = |feed| Feeding::start(feed, config.dir.clone(), site.clone(), packs.clone());
+    config.feed.as_ref().map(start).transpose()
+}
+
+/// What receives: lanes, or on a mirror host what follows upstream.
+enum Receiving {
+    Lanes(Lanes),
+    Upstream(Following),
+}
+
+/// What it needs.
+struct ReceivingInput {
+    paired: Option<Paired>,
+    packs: Arc<PackStore>,
+    judge: Arc<dyn Judge>,
+    inbox: Inbox,
+    notices: Sender<Notice>,
+    orders: Receiver<Order>,
+}
+
+impl Receiving {
+    fn start(config: &Config, shared: Arc<LanesShared>, input: ReceivingInput) -> anyhow::Result<Self> {
+        let ReceivingInput { paired, packs, judge, inbox, notices, orders } = input;
+        let dir = config.dir.clone();
+        if let Some(upstream) = config.upstream.clone() {
+            let input = UpstreamInput { upstream, dir, packs, judge, inbox, notices, orders };
+            return Ok(Self::Upstream(upstream::start(shared, input)?));
+        }
+        let paired = paired.context("a receiver with lanes is paired")?;
+        let lanes = config.lane.clone();
+        let input = LanesInput { lanes, dir, paired, packs, judge, inbox, notices, orders };
+        Ok(Self::Lanes(lane::start(shared, input)?))
+    }
+
+    fn pulses(&self) -> Vec<Pulse> {
+        match self {
+            Self::Lanes(lanes) => lanes.pulses(),
+            Self::Upstream(following) => following.pulses(),
+        }
+    }
+
+    fn stop(self) {
+        match self {
+            Self::Lanes(lanes) => lanes.stop(),
+            Self::Upstream(following) => following.stop(),
+        }
+    }
+}
+
 fn run_publish(config: Config, path: &Path, runtime: &Runtime) -> anyhow::Result<()> {
-    init::load_pairing(&config.dir)?;
+    init::load_origin(&config)?;
     renew_certificate(&config)?;
     let publisher = Publisher::start(&config, path, true)?;
     let (lanes, joined) = (Arc::new(LanesShared::default()), Arc::new(AtomicUsize::new(0)));
-    let (dir, senders, ledger) =
-        (config.dir.clone(), publisher.paired.senders.clone(), publisher.ledger.clone());
+    let senders = publisher.paired.as_ref().map(|paired| paired.senders.clone()).unwrap_or_default();
+    let (dir, ledger, is_mirror_host) =
+        (config.dir.clone(), publisher.ledger.clone(), config.upstream.is_some());
     let first = move || {
-        let [done, missing] = ledger.orders();
+        let mut first = Publisher::first_orders(&ledger, is_mirror_host);
         let senders = link_keys::load(&dir, senders.clone()).unwrap_or_else(|error| {
             tracing::error!(error = format!("{error:#}"), "the newest link keys cannot be read");
             senders.clone()
         });
-        vec![done, missing, Order::Senders(senders)]
+        first.push(Order::Senders(senders));
+        first
     };
     let desk = Desk {
         judge: publisher.ledger.clone(),
@@ -282,9 +366,10 @@ fn run_publish(config: Config, path: &Path, runtime: &Runtime) -> anyhow::Result
     result
 }
 
-fn run_lane(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
+/// The lane role, or on a mirror host the upstream role.
+fn run_receiving(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
     let dir = &config.dir;
-    let (paired, _) = init::load_pairing(dir)?;
+    let paired = init::load_origin(config)?.paired;
     let packs = Arc::new(PackStore::open(&dir.join("packs"))?.with_reserve(config.space.reserve));
     let remote = Arc::new(Remote::new(dir, packs.clone()));
     let (notices, to_publisher) = channel();
@@ -313,17 +398,9 @@ fn run_lane(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
         match joined.recv_timeout(WAIT) {
             Err(RecvTimeoutError::Timeout) => {}
             _ => {
-                let input = LanesInput {
-                    lanes: config.lane.clone(),
-                    dir: dir.clone(),
-                    paired,
-                    packs,
-                    judge: remote,
-                    inbox: Inbox::open(dir)?,
-                    notices,
-                    orders,
-                };
-                break Some(lane::start(shared, input)?);
+                let inbox = Inbox::open(dir)?;
+                let input = ReceivingInput { paired, packs, judge: remote, inbox, notices, orders };
+                break Some(Receiving::start(config, shared, input)?);
             }
         }
     };
@@ -354,10 +431,11 @@ fn run_serve(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
     let packs = Arc::new(PackStore::open(&config.dir.join("packs"))?);
     let tls = Tls::open(config, clock_s())?;
     let (handle, ca_pem) = (tls.handle(), tls.ca_pem().cloned());
-    let follower = Follower::open(&config.dir, packs, SERVE, Some(tls))?;
+    let follower = Follower::open(&config.dir, packs.clone(), SERVE, Some(tls))?;
     let (site, pulse) = (follower.site(), follower.pulse());
     let stop = Arc::new(AtomicBool::new(false));
     let thread = follow(follower, stop.clone())?;
+    let feeding = feed(config, &site, &packs)?;
     let result = runtime.block_on(async {
         let stopped = until_signal()?;
         let https = https(config, site, ca_pem, listener, handle, stopped.clone())?;
@@ -368,6 +446,7 @@ fn run_serve(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
         watchdog.abort();
         https.await.context("the mirror's task failed")
     });
+    feeding.into_iter().for_each(Feeding::stop);
     stop.store(true, Ordering::Relaxed);
     let _ = thread.join();
     result

@@ -9,7 +9,9 @@ use diodesync::quantity::{BitsPerS, Bytes, Span};
 use diodesync::recv::{ProbeSeen, TrainSeen};
 use serde::{Deserialize, Serialize};
 
+use crate::feed::FeedView;
 use crate::mirror::MirrorStatus;
+use crate::upstream::UpstreamView;
 
 /// The whole answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,6 +41,12 @@ pub struct Status {
     /// The site's own mirrors that are pushed to.
     #[serde(default)]
     pub mirrors: Vec<MirrorStatus>,
+    /// Whom this receiver follows, if it is a mirror host.
+    #[serde(default)]
+    pub upstream: Option<UpstreamView>,
+    /// The mirror hosts that follow this receiver; none if it feeds none.
+    #[serde(default)]
+    pub feed: Option<FeedView>,
     /// The disk; none if it cannot be measured.
     pub disk: Option<Disk>,
     /// What needs an operator.
@@ -299,11 +307,19 @@ impl Status {
             }
         }
         let decoding = &self.decoding;
-        let _ = writeln!(
-            out,
-            "\ndecoding\n  blocks    {} complete, {} being collected, {} wrong\n  symbols   {} repaired, {} more than needed",
-            decoding.blocks, decoding.collecting, decoding.mismatched, decoding.repaired, decoding.duplicates
-        );
+        if let Some(upstream) = &self.upstream {
+            let _ = write!(out, "\n{}", upstream.to_text(self.clock_ms));
+        } else {
+            let _ = writeln!(
+                out,
+                "\ndecoding\n  blocks    {} complete, {} being collected, {} wrong\n  symbols   {} repaired, {} more than needed",
+                decoding.blocks,
+                decoding.collecting,
+                decoding.mismatched,
+                decoding.repaired,
+                decoding.duplicates
+            );
+        }
         for channel in &self.channels {
             let _ = writeln!(out, "\nchannel {}", channel.channel);
             for release in &channel.releases {
@@ -326,6 +342,9 @@ impl Status {
         }
         for mirror in &self.mirrors {
             let _ = write!(out, "\n{}", mirror.to_text(self.clock_ms));
+        }
+        if let Some(feed) = &self.feed {
+            let _ = write!(out, "\n{}", feed.to_text(self.clock_ms));
         }
         if let Some(disk) = &self.disk {
             let _ = writeln!(out, "\n{}", disk.to_text());

@@ -18,6 +18,8 @@ const FACTS: &[&str] = &[
     "keys/receiver.key",
     "keys/receiver.next.key",
     "keys/pairing.key",
+    "keys/host.key",
+    "upstream",
     "link-keys",
     "trust",
     "clock",

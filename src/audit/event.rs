@@ -328,6 +328,15 @@ pub enum Event {
         /// Until when.
         until_ms: u64,
     },
+    /// A mirror host has connected, or is gone.
+    Host {
+        /// Its name.
+        name: String,
+        /// From where.
+        from: String,
+        /// `connected` or `gone`.
+        change: String,
+    },
     /// What is not kept is given back.
     Gc {
         /// Releases that are forgotten, as `CHANNEL N`.

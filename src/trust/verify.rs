@@ -136,6 +136,11 @@ pub fn timestamp_expires_s(timestamp: &[u8]) -> Option<u64> {
     u64::try_from(timestamp.signed().expires().as_second()).ok()
 }
 
+/// The version of a timestamp.
+pub fn timestamp_version(timestamp: &[u8]) -> Option<u64> {
+    Some(Metadata::<sigstore_tuf::Timestamp>::from_slice(timestamp).ok()?.signed().version)
+}
+
 /// Accepts a bundle, or says why not. Returns the state to record and the indexes that may be published.
 pub fn verify(
     state: &TrustState,

@@ -48,7 +48,7 @@ impl HeldReleases {
             let before = site.releases().iter().find(|index| index.channel == arrival.channel);
             Some(HeldRelease {
                 subject: Subject {
-                    link: daemon.paired.link,
+                    link: daemon.link,
                     channel: arrival.channel.clone(),
                     number: arrival.number,
                     index: held.index,

@@ -9,8 +9,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use diodesync::audit::Actor;
 use diodesync::id::{BlockId, Channel, ReleaseNo};
+use diodesync_control::ApiError;
 use diodesync_control::dashboard::Board;
-use diodesync_control::{ApiError, clock_s};
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{Found, Search, search};
@@ -20,7 +20,6 @@ use crate::api::Daemon;
 use crate::approve::HeldReleases;
 use crate::publish::{Decided, Handed};
 use crate::status::{Missing, ranges};
-use crate::ticket;
 
 /// What the handlers get.
 pub type Shared = State<Arc<Board<Daemon>>>;
@@ -55,8 +54,7 @@ async fn ticket_text(State(board): Shared) -> Result<Json<TicketText>, ApiError>
 
 /// The ticket for what is lacking; none if nothing is.
 pub fn ticket_of(daemon: &Daemon) -> anyhow::Result<Option<String>> {
-    let (site, publish) = (daemon.site.load(), daemon.publish.view());
-    ticket::make(&daemon.config.dir, &daemon.paired, &site, &publish, clock_s())
+    daemon.ticket()
 }
 
 async fn held(State(board): Shared) -> Result<Json<HeldReleases>, ApiError> {

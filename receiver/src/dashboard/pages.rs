@@ -338,7 +338,9 @@ fn missing(board: &Board<Daemon>) -> anyhow::Result<Page> {
         missing_card(&mut list, release);
     }
     let page = Page::new("Missing").live("missing", list);
-    Ok(match ticket_of(&board.source)? {
+    // A mirror host makes none.
+    let ticket = board.source.paired.as_ref().map(|_| ticket_of(&board.source)).transpose()?.flatten();
+    Ok(match ticket {
         Some(text) => page.fixed("ticket", ticket_section(&text)?),
         None => page,
     })

@@ -76,7 +76,7 @@ impl Small {
             notices: channel().0,
             orders: Orders::default(),
         };
-        Imports::new(self.dir.path(), self.paired.clone(), sink)
+        Imports::new(self.dir.path(), Some(self.paired.clone()), sink)
     }
 
     /// Hands one slot over.

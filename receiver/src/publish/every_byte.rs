@@ -123,6 +123,8 @@ impl World {
             keep: BTreeMap::new(),
             is_served_elsewhere: false,
             has_mirrors: false,
+            is_mirror_host: false,
+            feeds: false,
             audit: self.audit.clone(),
         };
         let publisher = open(Arc::new(PublishShared::new()), input)?;

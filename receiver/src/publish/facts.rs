@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/trust                      the TUF metadata that was accepted last
 //! DIR/releases/CHANNEL/N.index   accepted indexes
+//! DIR/releases/CHANNEL/N.judged  the newest metadata that names it, where mirror hosts are fed
 //! DIR/published/CHANNEL          the number of the release that is served
 //! DIR/approvals/CHANNEL/N        what approvers have said of an accepted release, as they signed it
 //! DIR/before/CHANNEL             the numbers of those that were served before it, oldest first
@@ -17,6 +18,8 @@ use diodesync::pack::fact;
 use diodesync::release::approval::Approval;
 use diodesync::release::index::Index;
 use diodesync::trust::TrustState;
+
+use crate::handover::Judged;
 
 /// The publisher's facts.
 #[derive(Debug)]
@@ -66,6 +69,38 @@ impl Facts {
         Index::parse(&content).with_context(|| format!("{} is damaged", path.display()))
     }
 
+    /// Where the newest metadata is that names a release.
+    pub fn judged_path(&self, channel: &Channel, number: ReleaseNo) -> PathBuf {
+        self.dir.join("releases").join(channel.as_str()).join(format!("{number}.judged"))
+    }
+
+    /// Records it.
+    pub fn record_judged(&self, channel: &Channel, number: ReleaseNo, judged: &Judged) -> anyhow::Result<()> {
+        Ok(fact::write(&self.judged_path(channel, number), &judged.encode())?)
+    }
+
+    /// Reads it; none if it was not kept.
+    pub fn judged(&self, channel: &Channel, number: ReleaseNo) -> anyhow::Result<Option<Judged>> {
+        let path = self.judged_path(channel, number);
+        let damaged = || format!("{} is damaged", path.display());
+        let Some(content) = fact::read(&path).with_context(damaged)? else { return Ok(None) };
+        Judged::parse(&content).with_context(damaged).map(Some)
+    }
+
+    /// The roots in the newest metadata that was kept for mirror hosts; none if there is none that can be read.
+    pub fn newest_roots(&self) -> Vec<Vec<u8>> {
+        let mut newest: Option<Judged> = None;
+        for channel in self.channels().unwrap_or_default() {
+            for number in self.numbers(&channel).unwrap_or_default() {
+                let judged = self.judged(&channel, number).ok().flatten();
+                if judged.as_ref().map(Judged::version) > newest.as_ref().map(Judged::version) {
+                    newest = judged;
+                }
+            }
+        }
+        newest.map(|judged| judged.bundle.roots).unwrap_or_default()
+    }
+
     /// The channels of which there are accepted indexes.
     pub fn channels(&self) -> anyhow::Result<Vec<Channel>> {
         Ok(entries(&self.dir.join("releases"))?.iter().filter_map(|name| name.parse().ok()).collect())
@@ -85,11 +120,12 @@ impl Facts {
         for number in self.numbers(channel)?.difference(kept) {
             let path = self.index_path(channel, *number);
             std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-            let decisions = self.decisions_path(channel, *number);
-            if let Err(error) = std::fs::remove_file(&decisions)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                return Err(error).with_context(|| format!("cannot remove {}", decisions.display()));
+            for beside in [self.decisions_path(channel, *number), self.judged_path(channel, *number)] {
+                if let Err(error) = std::fs::remove_file(&beside)
+                    && error.kind() != std::io::ErrorKind::NotFound
+                {
+                    return Err(error).with_context(|| format!("cannot remove {}", beside.display()));
+                }
             }
             tracing::info!(%channel, release = number.0, "release forgotten");
         }

@@ -1,31 +1,34 @@
 //! The judgement of what arrived: trust bundles by TUF, indexes by what the accepted metadata names.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Context;
 use diodesync::audit::Event;
-use diodesync::id::{BlockId, Sha256};
-use diodesync::pack::PackError;
+use diodesync::id::{BlockId, Channel, ReleaseNo, Sha256};
+use diodesync::pack::{PackError, fact};
 use diodesync::release::index::{Index, NeededBlock};
-use diodesync::trust::{Bundle, TrustError, target_name, verify};
+use diodesync::trust::{Bundle, Target, TrustError, TrustState, target_name, verify};
 use diodesync::wire::ObjectId;
 use diodesync_control::clock_ms;
 
 use super::arrival::Arrival;
 use super::{INBOX_MAX, Publisher};
-use crate::handover::Order;
+use crate::handover::{Judged, Order};
 use crate::link_keys;
 
 impl Publisher {
     /// Trust first, then the indexes that it names.
     pub(super) fn judge_inbox(&mut self) -> anyhow::Result<()> {
-        let objects = self.input.inbox.list()?;
-        for object in &objects {
-            if let ObjectId::Trust(_) = object {
-                self.judge_trust(*object)?;
+        if self.input.is_mirror_host {
+            self.judge_told()?;
+        } else {
+            for object in self.input.inbox.list()? {
+                if let ObjectId::Trust(_) = object {
+                    self.judge_trust(object)?;
+                }
             }
-        }
-        for object in objects {
-            if let ObjectId::Index(_) = object {
-                self.judge_index(object)?;
-            }
+            self.judge_indexes()?;
         }
         // Indexes that no metadata has named: some may have overtaken theirs, a heap of them has not.
         let unnamed = self.input.inbox.list()?;
@@ -34,6 +37,53 @@ impl Publisher {
         self.expired.retain(|object, _| unnamed.contains(object));
         unnamed.into_iter().take(surplus).try_for_each(|object| self.input.inbox.remove(object))?;
         Ok(())
+    }
+
+    fn judge_indexes(&mut self) -> anyhow::Result<()> {
+        for object in self.input.inbox.list()? {
+            if let ObjectId::Index(_) = object {
+                self.judge_index(object)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// On a mirror host: the older metadata first, and behind each the indexes that it names, because newer metadata may not
+    /// name them any more. Whether it has expired was judged on arrival, at the diode, and is not judged again.
+    fn judge_told(&mut self) -> anyhow::Result<()> {
+        let mut told = Vec::new();
+        for path in self.input.inbox.list_judged()? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            match self.read_told(&path) {
+                Ok(judged) => told.push((judged, path)),
+                Err(error) => {
+                    let text =
+                        format!("the metadata {name} from upstream is refused: {error:#}; it is told again");
+                    tracing::warn!("{text}");
+                    self.set_refused(Some(text));
+                    remove(&path)?;
+                }
+            }
+        }
+        told.sort_by_key(|(judged, _)| judged.version());
+        for (judged, path) in told {
+            match verify(&self.trust, &judged.bundle, judged.judged_s) {
+                Ok((trust, targets)) => self.take_trust(trust, targets, judged.bundle.roots)?,
+                Err(error) => {
+                    let text = format!("metadata from upstream is refused: {error}");
+                    tracing::warn!("{text}");
+                    self.set_refused(Some(text));
+                }
+            }
+            self.judge_indexes()?;
+            remove(&path)?;
+        }
+        self.judge_indexes()
+    }
+
+    fn read_told(&self, path: &Path) -> anyhow::Result<Judged> {
+        let octets = fact::read(path)?.context("it is gone")?;
+        Ok(Judged::parse(&octets)?)
     }
 
     /// What a damaged disk garbled is no fact: it comes again.
@@ -60,23 +110,10 @@ impl Publisher {
         let Some(octets) = self.read_inbox(object)? else { return Ok(()) };
         let judged = Bundle::parse(&octets)
             .map_err(anyhow::Error::from)
-            .and_then(|bundle| Ok(verify(&self.trust, &bundle, now_s)?));
+            .and_then(|bundle| Ok((verify(&self.trust, &bundle, now_s)?, bundle.roots)));
         match judged {
-            Ok((trust, targets)) => {
-                if trust != self.trust {
-                    self.tell_trust(&trust)?;
-                    self.facts.record_trust(&trust)?;
-                    self.trust = trust;
-                }
-                if let Some(keys) = link_keys::record(&self.input.dir, &self.trust)? {
-                    tracing::info!(
-                        keys = keys.len(),
-                        "the metadata names the link keys that may sign sessions"
-                    );
-                    self.input.orders.send(Order::Senders(keys));
-                }
-                self.targets = targets;
-                self.set_refused(None);
+            Ok(((trust, targets), roots)) => {
+                self.take_trust(trust, targets, roots)?;
                 // Older ones are of no use any more.
                 for object in std::mem::take(&mut self.expired).into_keys().filter(|other| *other != object) {
                     self.input.inbox.remove(object)?;
@@ -98,6 +135,57 @@ impl Publisher {
             }
         }
         Ok(self.input.inbox.remove(object)?)
+    }
+
+    /// Goes by metadata that was found good.
+    fn take_trust(
+        &mut self,
+        trust: TrustState,
+        targets: BTreeMap<String, Target>,
+        roots: Vec<Vec<u8>>,
+    ) -> anyhow::Result<()> {
+        if trust != self.trust {
+            self.tell_trust(&trust)?;
+            self.facts.record_trust(&trust)?;
+            self.trust = trust;
+        }
+        if let Some(keys) = link_keys::record(&self.input.dir, &self.trust)? {
+            tracing::info!(keys = keys.len(), "the metadata names the link keys that may sign sessions");
+            self.input.orders.send(Order::Senders(keys));
+        }
+        self.targets = targets;
+        self.roots = roots;
+        self.set_refused(None);
+        self.keep_for_hosts()
+    }
+
+    /// Keeps the newest metadata of each release that it names, so that mirror hosts can judge it when it is published.
+    pub(super) fn keep_for_hosts(&self) -> anyhow::Result<()> {
+        let Some(accepted) = self.trust.accepted.as_ref().filter(|_| self.input.feeds) else { return Ok(()) };
+        let arriving =
+            self.arrivals.values().map(|arrival| (&arrival.index().channel, arrival.index().number));
+        let published = self.published.iter().map(|(channel, number)| (channel, *number));
+        let is_named = |(channel, number): &(&Channel, ReleaseNo)| {
+            self.targets.contains_key(&target_name(channel, *number))
+        };
+        for (channel, number) in published.chain(arriving).filter(is_named) {
+            let roots = match self.roots.as_slice() {
+                [] => vec![self.trust.root.clone().into_bytes()],
+                roots => roots.to_vec(),
+            };
+            let bundle = Bundle {
+                roots,
+                timestamp: accepted.timestamp.clone().into_bytes(),
+                snapshot: accepted.snapshot.clone().into_bytes(),
+                targets: accepted.targets.clone().into_bytes(),
+            };
+            // One that is damaged is written anew.
+            let before = self.facts.judged(channel, number).ok().flatten();
+            if before.is_none_or(|before| before.bundle != bundle) {
+                self.facts.record_judged(channel, number, &Judged { judged_s: accepted.judged_s, bundle })?;
+            }
+        }
+        Ok(())
     }
 
     fn judge_index(&mut self, object: ObjectId) -> anyhow::Result<()> {
@@ -140,6 +228,7 @@ impl Publisher {
                     })?;
                     self.facts.record_index(&index)?;
                     self.accept(index);
+                    self.keep_for_hosts()?;
                 }
             }
             Ok(index) => {
@@ -191,4 +280,8 @@ impl Publisher {
             .find(|block| kept.get(&block.id).is_some_and(|kept| kept != block))
             .map(|block| block.id)
     }
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
+    std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
 }

@@ -52,6 +52,8 @@ pub struct Ledger {
 struct State {
     held: HashMap<BlockId, HeldBlock>,
     wanted: HashMap<BlockId, HeldBlock>,
+    /// Wanted, not held, and not looked for in the packs yet.
+    unlooked: HashSet<BlockId>,
     /// Written and not durable.
     pending: BTreeSet<BlockId>,
     /// Durable and not journalled.
@@ -171,6 +173,13 @@ impl Ledger {
         [Order::Done(held), Order::Missing(lacking)]
     }
 
+    /// What a mirror host asks for: the blocks that are wanted, are not there, and were looked for in the packs.
+    pub fn to_ask_for(&self) -> Order {
+        let state = self.state();
+        let is_lacking = |id: &&BlockId| !state.held.contains_key(*id) && !state.unlooked.contains(*id);
+        Order::Missing(state.wanted.keys().filter(is_lacking).copied().collect())
+    }
+
     /// Whether a block is there with this content.
     pub fn holds(&self, block: &NeededBlock) -> bool {
         self.state().held.get(&block.id) == Some(&HeldBlock { hash: block.hash, bytes: block.bytes })
@@ -211,6 +220,7 @@ impl Ledger {
             }
             if held != Some(wanted) {
                 state.remove(&block.id);
+                state.unlooked.insert(block.id);
                 missing.push(block);
             }
         }
@@ -236,6 +246,9 @@ impl Ledger {
                 found.push(block.id);
             }
         }
+        let mut state = self.state();
+        blocks.iter().for_each(|block| _ = state.unlooked.remove(&block.id));
+        drop(state);
         found
     }
 

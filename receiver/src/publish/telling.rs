@@ -8,6 +8,7 @@ use diodesync_control::audit::Audit;
 use diodesync_control::clock_ms;
 
 use super::Publisher;
+use crate::feed::{FeedView, HostView};
 use crate::serve::{ReleaseId, SERVE, Serving};
 
 /// Events that are not told again when what they tell of is tried again.
@@ -27,6 +28,10 @@ pub struct Teller {
     /// What is served, and since when, milliseconds since 1970.
     serving: BTreeMap<ReleaseId, u64>,
     served_due_ms: u64,
+    /// The mirror hosts that are connected, and from where.
+    hosts: BTreeMap<String, String>,
+    /// The newest connection of none that was told of.
+    stranger: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -65,7 +70,15 @@ impl Teller {
     /// For a publisher that starts.
     pub fn new(audit: Audit) -> Self {
         let by = Actor::daemon("publish");
-        Self { audit, by, told: Mutex::default(), serving: BTreeMap::new(), served_due_ms: 0 }
+        Self {
+            audit,
+            by,
+            told: Mutex::default(),
+            serving: BTreeMap::new(),
+            served_due_ms: 0,
+            hosts: BTreeMap::new(),
+            stranger: None,
+        }
     }
 
     fn told(&self) -> std::sync::MutexGuard<'_, Told> {
@@ -138,8 +151,36 @@ impl Teller {
     }
 }
 
+impl Teller {
+    fn hosts(&mut self, view: FeedView) {
+        for HostView { name, from, .. } in view.hosts {
+            let before = self.hosts.get(&name).cloned();
+            if before == from {
+                continue;
+            }
+            let host = |from: String, change: &str| Event::Host {
+                name: name.clone(),
+                from,
+                change: change.to_owned(),
+            };
+            if let Some(before) = before {
+                self.audit.note(&self.by, host(before, "gone"));
+                self.hosts.remove(&name);
+            }
+            if let Some(from) = from {
+                self.audit.note(&self.by, host(from.clone(), "connected"));
+                self.hosts.insert(name, from);
+            }
+        }
+        if view.last_refused != self.stranger {
+            self.stranger.clone_from(&view.last_refused);
+            view.last_refused.into_iter().for_each(|why| self.refused("a mirror host's connection", why));
+        }
+    }
+}
+
 impl Publisher {
-    /// Tells what is served from now on, and what is not any more.
+    /// Tells what is served from now on, and what is not any more; and which mirror hosts are fed.
     pub(super) fn tell_served(&mut self) {
         let now_ms = clock_ms();
         let since_ms = self.teller.served_due_ms;
@@ -147,6 +188,12 @@ impl Publisher {
             return;
         }
         self.teller.served_due_ms = now_ms;
+        // The alarm says if it is not known.
+        if self.input.feeds
+            && let Ok(Some(view)) = FeedView::read(&self.input.dir, now_ms)
+        {
+            self.teller.hosts(view);
+        }
         let served = match self.input.is_served_elsewhere {
             false => {
                 let site = self.input.site.load();

@@ -36,6 +36,7 @@ pub mod http;
 pub mod https;
 pub mod machine;
 pub mod mirror;
+pub mod mirror_host;
 pub mod netns;
 pub mod nonces;
 pub mod oci;

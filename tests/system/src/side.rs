@@ -128,7 +128,13 @@ pub const ROLES: [&str; 3] = ["publish", "lane", "serve"];
 
 impl Side {
     /// A side that runs `program` and has its state in `dir`, its configuration at `dir/NAME.toml`.
-    fn new(program: &Path, dir: PathBuf, name: &str, prefix: Vec<OsString>, own_group: bool) -> Self {
+    pub(crate) fn new(
+        program: &Path,
+        dir: PathBuf,
+        name: &str,
+        prefix: Vec<OsString>,
+        own_group: bool,
+    ) -> Self {
         let config = dir.join(format!("{name}.toml"));
         let log = dir.with_extension("log");
         Self {
@@ -157,6 +163,11 @@ impl Side {
     /// Has the daemon run as one process for each role, from its next start on.
     pub fn split(&mut self) {
         self.roles = ROLES.to_vec();
+    }
+
+    /// The same with these roles; the first answers commands.
+    pub fn split_into(&mut self, roles: &[&'static str]) {
+        self.roles = roles.to_vec();
     }
 
     /// The same with a process for a role more.
@@ -211,7 +222,7 @@ impl Side {
     }
 
     /// `status --json`.
-    fn status<T: DeserializeOwned>(&self) -> Result<T> {
+    pub(crate) fn status<T: DeserializeOwned>(&self) -> Result<T> {
         let text = self.ok(&["status", "--json"])?;
         serde_json::from_str(&text)
             .with_context(|| format!("status --json says what nobody expects:\n{text}"))
@@ -412,7 +423,7 @@ impl Side {
     }
 
     /// Whether a serve role that runs for itself has gone over to a release of `main`.
-    fn serves(&self, number: u64) -> bool {
+    pub(crate) fn serves(&self, number: u64) -> bool {
         !self.children.contains_key("serve")
             || std::fs::read_to_string(self.dir.join("serve/serving"))
                 .is_ok_and(|serving| serving.contains(&format!("[\"main\",{number}]")))

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use diodesync_system::bins::{bins, workspace};
 use diodesync_system::http::Http;
+use diodesync_system::mirror_host::{MirrorHost, feed};
 use diodesync_system::prng::Prng;
 use diodesync_system::scratch::Scratch;
-use diodesync_system::side::{Pair, ROLES, Setup};
+use diodesync_system::side::{Pair, ROLES, Setup, Side};
 use diodesync_system::skip::Skip;
 use diodesync_system::tree;
 use diodesync_system::wait_for;
@@ -132,26 +133,24 @@ if grep -q '^PrivateNetwork=yes' "$unit"; then exec unshare -n "$@"; fi
 exec "$@"
 "#;
 
-#[test]
-fn each_role_runs_with_what_its_unit_leaves_it() {
+/// Whether this machine can; if not, it is said why.
+fn makes_sandboxes() -> bool {
+    let what = "the roles' sandboxes";
     if !rustix::process::geteuid().is_root() {
-        return Skip::curable("mounts need root").announce_or_fail_in_ci("the roles' sandboxes");
+        Skip::curable("mounts need root").announce_or_fail_in_ci(what);
+        return false;
     }
     let tried = Command::new("unshare").args(["-m", "-n", "mount", "--make-rprivate", "/"]).output();
     if !tried.as_ref().is_ok_and(|done| done.status.success()) {
-        return Skip::incurable(format!("this machine makes no mounts: {tried:?}"))
-            .announce("the roles' sandboxes");
+        Skip::incurable(format!("this machine makes no mounts: {tried:?}")).announce(what);
+        return false;
     }
-    let setup = Setup { name: "sandbox", rounds: 2, ..Setup::default() };
-    let mut pair = Pair::over_link(&setup, Weather::lossy(1)).unwrap();
-    let site = pair.dir.join("site");
-    std::fs::create_dir(&site).unwrap();
-    let mirrored = site.join("files");
-    pair.add_mirror(&format!("name = 'files'\nkind = 'files-tree'\npath = '{}'", mirrored.display()))
-        .unwrap();
-    pair.high.split_with("mirror");
-    let roles = [ROLES.as_slice(), &["mirror"]].concat();
-    let dir = pair.high.dir().to_owned();
+    true
+}
+
+/// Has the roles of a receiver see what their units leave them, from the next start on.
+fn confine(script: &Path, high: &mut Side) {
+    let dir = high.dir().to_owned();
     // What systemd-tmpfiles makes.
     let tmpfiles = std::fs::read_to_string(folder().join("diodesync-receiver.tmpfiles")).unwrap();
     for line in tmpfiles.lines().filter(|line| line.contains(STATE)) {
@@ -163,12 +162,35 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
             other => panic!("{other} in {line}"),
         }
     }
-    let script = pair.dir.join("sandbox.sh");
-    std::fs::write(&script, SANDBOX).unwrap();
+    std::fs::write(script, SANDBOX).unwrap();
     let units = folder();
     let words =
         ["unshare", "-m", "sh", script.to_str().unwrap(), units.to_str().unwrap(), dir.to_str().unwrap()];
-    pair.high.set_wrapper(&words);
+    high.set_wrapper(&words);
+}
+
+/// A command in the sight of one role.
+fn within(side: &Side, role: &str, command: &str) -> Output {
+    let pid = side.role_pid(role).unwrap().to_string();
+    Command::new("nsenter").args(["-t", &pid, "-m", "sh", "-c", command]).output().unwrap()
+}
+
+#[test]
+fn each_role_runs_with_what_its_unit_leaves_it() {
+    if !makes_sandboxes() {
+        return;
+    }
+    let setup = Setup { name: "sandbox", rounds: 2, ..Setup::default() };
+    let mut pair = Pair::over_link(&setup, Weather::lossy(1)).unwrap();
+    let site = pair.dir.join("site");
+    std::fs::create_dir(&site).unwrap();
+    let mirrored = site.join("files");
+    pair.add_mirror(&format!("name = 'files'\nkind = 'files-tree'\npath = '{}'", mirrored.display()))
+        .unwrap();
+    pair.high.split_with("mirror");
+    let roles = [ROLES.as_slice(), &["mirror"]].concat();
+    let dir = pair.high.dir().to_owned();
+    confine(&pair.dir.join("sandbox.sh"), &mut pair.high);
     // What the socket unit gives.
     let dashboard = Http::new(pair.high.activate().unwrap());
     pair.start().unwrap();
@@ -193,12 +215,8 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
     }
 
     // In each role's sight, what its unit says.
-    let within = |pair: &Pair, role: &str, command: &str| {
-        let pid = pair.high.role_pid(role).unwrap().to_string();
-        Command::new("nsenter").args(["-t", &pid, "-m", "sh", "-c", command]).output().unwrap()
-    };
     let size = |pair: &Pair, role: &str, name: &str| {
-        let done = within(pair, role, &format!("cat {}/{name} | wc -c", dir.display()));
+        let done = within(&pair.high, role, &format!("cat {}/{name} | wc -c", dir.display()));
         String::from_utf8_lossy(&done.stdout).trim().parse::<u64>().unwrap()
     };
     // The sandboxes are made before the programs start; these say that they have.
@@ -224,7 +242,7 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
         ("mirror", "run/control.sock", false),
         ("mirror", "handover/lane.sock", false),
     ] {
-        let done = within(&pair, role, &format!("test -S {}/{socket}", dir.display()));
+        let done = within(&pair.high, role, &format!("test -S {}/{socket}", dir.display()));
         assert_eq!(done.status.success(), is_seen, "{role} and {socket}");
     }
     for (role, key, is_seen) in [
@@ -272,10 +290,10 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
         ("publish", "releases", true),
     ] {
         let probe = format!("{}/{place}/probe", dir.display());
-        let done = within(&pair, role, &format!("echo x > {probe} && rm {probe}"));
+        let done = within(&pair.high, role, &format!("echo x > {probe} && rm {probe}"));
         assert_eq!(done.status.success(), may_write, "{role} and {place}: {done:?}");
     }
-    let net = within(&pair, "publish", "true");
+    let net = within(&pair.high, "publish", "true");
     assert!(net.status.success());
     // And yet it answers who looks on: the socket is not its own.
     let page = dashboard.get_ok("/").unwrap();
@@ -284,5 +302,64 @@ fn each_role_runs_with_what_its_unit_leaves_it() {
     let ours = std::fs::read_link("/proc/self/ns/net").unwrap();
     assert_ne!(std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap(), ours, "publish has the network");
     wait_for("nothing is wrong", MINUTE, || Ok(pair.high_status()?.alarms.is_empty().then_some(()))).unwrap();
+    assert_eq!(pair.high.stop().unwrap(), Some(0));
+}
+
+/// The receiver at the diode feeds out of its serve role, and a mirror host's upstream role fetches, each with what its unit
+/// leaves it.
+#[test]
+fn a_mirror_hosts_roles_run_with_what_their_units_leave_them() {
+    if !makes_sandboxes() {
+        return;
+    }
+    let setup = Setup { name: "sandbox-host", rounds: 2, ..Setup::default() };
+    let mut pair = Pair::over_link(&setup, Weather::clear()).unwrap();
+    let at = feed(&pair).unwrap();
+    let mut host = MirrorHost::make(&pair, "host", at).unwrap();
+    pair.high.split();
+    host.split();
+    confine(&pair.dir.join("sandbox.sh"), &mut pair.high);
+    confine(&pair.dir.join("sandbox-host.sh"), &mut host.side);
+    // What the socket unit gives; the host has no dashboard.
+    pair.high.activate().unwrap();
+    let tree = pair.dir.join("tree");
+    tree::write(&tree, "bulk", &tree::octets(&mut Prng::new(1), 2 << 20), 0o644).unwrap();
+    pair.start().unwrap();
+    host.side.start().unwrap();
+    pair.low.ok(&["submit", "files", tree.to_str().unwrap()]).unwrap();
+    pair.low.ok(&["release"]).unwrap();
+    pair.wait_published(1, 2 * MINUTE).unwrap();
+    host.wait_published(1, MINUTE).unwrap();
+    host.mirror().unwrap().compare_files(&tree::digests(&tree, "tree").unwrap()).unwrap();
+    let dir = host.dir().display().to_string();
+    for (path, is_seen) in [
+        ("keys/host.key", true),
+        ("upstream", true),
+        ("handover/lane.sock", true),
+        ("keys/site/ca.key", false),
+        ("tls/server.key", false),
+        ("run/control.sock", false),
+        ("audit/checkpoint", false),
+    ] {
+        let done = within(&host.side, "upstream", &format!("test -e {dir}/{path} && test -r {dir}/{path}"));
+        assert_eq!(done.status.success(), is_seen, "{path}");
+    }
+    for (place, may_write) in
+        [("packs", true), ("inbox", true), ("releases", false), ("published", false), (".", false)]
+    {
+        let probe = format!("{dir}/{place}/probe");
+        let done = within(&host.side, "upstream", &format!("echo x > {probe} && rm {probe}"));
+        assert_eq!(done.status.success(), may_write, "{place}: {done:?}");
+    }
+    // What feeds sees its own key and none of the link.
+    let high = pair.high.dir().display();
+    for (key, is_seen) in [("tls/feed.key", true), ("keys/receiver.key", false)] {
+        assert_eq!(
+            within(&pair.high, "serve", &format!("test -e {high}/{key}")).status.success(),
+            is_seen,
+            "{key}"
+        );
+    }
+    assert_eq!(host.side.stop().unwrap(), Some(0));
     assert_eq!(pair.high.stop().unwrap(), Some(0));
 }
