@@ -18,7 +18,7 @@ pub const CODES: Codes = &[
     ("neighbour", "DS-S-0104", "the kernel does not know the hardware address at the end of a lane"),
     ("packs-damaged", "DS-S-0201", "blocks are damaged or gone and are not sent"),
     ("source", "DS-S-0202", "a source could not be pulled wholly, again and again"),
-    ("producers", "DS-S-0203", "producers are not heard"),
+    ("producers", "DS-S-0203", "producers are not heard, or nothing is taken from one"),
     ("disk-full", "DS-S-0401", "less is free than what is kept back"),
     ("disk", "DS-S-0402", "the disk cannot be measured"),
     ("journal", "DS-S-0403", "the journal is closed"),

@@ -383,8 +383,8 @@ impl Daemon {
         alarms.extend(self.dashboard.text().map(|text| Alarm { id: "dashboard".to_owned(), text }));
         let troubles = alarms::troubles(&self.config().dir, &self.config().alarms);
         alarms.extend(troubles.into_iter().map(|(id, text)| Alarm { id: id.to_owned(), text }));
-        let trouble = self.producers.trouble();
-        alarms.extend(trouble.map(|text| Alarm { id: "producers".to_owned(), text }));
+        let troubles = self.producers.troubles().into_iter();
+        alarms.extend(troubles.map(|text| Alarm { id: "producers".to_owned(), text }));
         let (sources, of_sources) = self.sources.status();
         alarms.extend(of_sources);
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);

@@ -212,6 +212,11 @@ impl Producers {
         desk.folder.tidy(SystemTime::now(), keep, bytes_max, spared)
     }
 
+    /// Why they cannot be heard, and from whom nothing is taken.
+    pub fn troubles(&self) -> Vec<String> {
+        self.trouble().into_iter().chain(self.desks().iter().filter_map(|desk| desk.trouble())).collect()
+    }
+
     /// Why they cannot be heard.
     pub fn trouble(&self) -> Option<String> {
         lock(&self.trouble).clone()
@@ -280,7 +285,7 @@ impl Desk {
         Ok(Self {
             name: name.to_owned(),
             producer: Mutex::default(),
-            day: Mutex::new(folder.day()?),
+            day: Mutex::new(folder.day_or_full(clock_s())),
             folder,
             turn: Default::default(),
             connections: Default::default(),
@@ -316,6 +321,18 @@ impl Desk {
     /// Octets that were taken from it today.
     pub fn today_bytes(&self) -> u64 {
         lock(&self.day).bytes(clock_s())
+    }
+
+    /// Why nothing is taken from it.
+    fn trouble(&self) -> Option<String> {
+        (self.today_bytes() == u64::MAX).then(|| {
+            format!(
+                "it is not known how much came from producer {} today, and nothing more is taken from it before 00:00 UTC: {} was \
+                 damaged. To count from 0: remove it, and restart the sender",
+                self.name,
+                self.folder.day_path().display()
+            )
+        })
     }
 
     /// So many more were.
@@ -381,5 +398,28 @@ impl Listing {
             let _ = write!(out, "\n{}  key       {}\n", producer.to_text(now_s), producer.key);
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_day_is_told_and_stops_nobody_else() {
+        let dir = std::env::temp_dir().join(format!("diode-sender-desk-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("producers/ci")).unwrap();
+        std::fs::write(dir.join("producers/ci/day"), "x").unwrap();
+        let all = Producers::default();
+        for name in ["ci", "other"] {
+            let desk = Desk::open(&dir, name).unwrap();
+            lock(&all.desks).insert(name.to_owned(), Arc::new(desk));
+        }
+        let troubles = all.troubles();
+        assert_eq!(troubles.len(), 1, "{troubles:?}");
+        assert!(
+            troubles[0].contains("came from producer ci today") && troubles[0].contains("producers/ci/day")
+        );
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -175,9 +175,23 @@ impl Folder {
         Ok(())
     }
 
-    /// How much was taken.
-    pub fn day(&self) -> anyhow::Result<Day> {
-        match fact::read(&self.0.join("day"))? {
+    /// How much was taken; if that is lost, as much as ever can be, and from tomorrow on it is counted anew.
+    pub fn day_or_full(&self, now_s: u64) -> Day {
+        self.day().unwrap_or_else(|error| {
+            let full = Day { day: now_s / DAY_S, bytes: u64::MAX };
+            let kept = self.set_day(&full).err().map(|error| format!("{error:#}"));
+            tracing::error!(error = format!("{error:#}"), kept, "nothing is taken from this producer today");
+            full
+        })
+    }
+
+    /// Where that is kept.
+    pub fn day_path(&self) -> PathBuf {
+        self.0.join("day")
+    }
+
+    fn day(&self) -> anyhow::Result<Day> {
+        match fact::read(&self.day_path())? {
             Some(content) => serde_json::from_slice(&content)
                 .with_context(|| format!("{}/day is damaged", self.0.display())),
             None => Ok(Day::default()),
@@ -186,7 +200,7 @@ impl Folder {
 
     /// Keeps it.
     pub fn set_day(&self, day: &Day) -> anyhow::Result<()> {
-        Ok(fact::write(&self.0.join("day"), &serde_json::to_vec(day)?)?)
+        Ok(fact::write(&self.day_path(), &serde_json::to_vec(day)?)?)
     }
 }
 
@@ -360,5 +374,17 @@ mod tests {
         let day = folder.day().unwrap();
         assert_eq!((day.bytes(2 * DAY_S - 1), day.bytes(2 * DAY_S)), (12, 0));
         assert_eq!(day.plus(1, 2 * DAY_S).bytes(2 * DAY_S), 1);
+    }
+
+    #[test]
+    fn a_day_that_is_lost_is_full() {
+        let dir = Dir::new("lost-day");
+        let folder = Folder::open(&dir.0, "ci").unwrap();
+        std::fs::write(folder.day_path(), "{").unwrap();
+        let day = folder.day_or_full(5);
+        assert_eq!((day.bytes(5), day.bytes(DAY_S)), (u64::MAX, 0));
+        assert_eq!(day.plus(7, 5).bytes(5), u64::MAX);
+        // It is written anew: the day after, nothing is damaged any more.
+        assert_eq!(folder.day().unwrap(), day);
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use diodesync::audit::{Actor, Event};
-use diodesync_control::quic::door::{Handshake, Handshakes, Strangers, key_of, knock, shake};
+use diodesync_control::quic::door::{Handshake, Handshakes, Places, Strangers, key_of, knock, shake};
 use diodesync_control::service;
 use quinn::{Endpoint, Incoming, VarInt};
 use tokio::sync::watch;
@@ -146,18 +146,25 @@ async fn tidy(daemon: &Arc<Daemon>) {
 
 async fn accept(daemon: &Arc<Daemon>, open: &Open, endpoint: &Endpoint) {
     let (handshakes, strangers) = (Handshakes::default(), Arc::new(Strangers::default()));
+    let places = Places::default();
     while let Some(incoming) = endpoint.accept().await {
-        if endpoint.open_connections() > open.config().connections_max {
+        if places.are_taken(open.config().connections_max) {
             incoming.refuse();
             continue;
         }
         let Some((incoming, handshake)) = knock(incoming, &handshakes) else { continue };
-        tokio::spawn(meet(daemon.clone(), incoming, handshake, strangers.clone()));
+        tokio::spawn(meet(daemon.clone(), incoming, handshake, places.clone(), strangers.clone()));
     }
 }
 
 /// A connection, from its first packet to its last.
-async fn meet(daemon: Arc<Daemon>, incoming: Incoming, handshake: Handshake, strangers: Arc<Strangers>) {
+async fn meet(
+    daemon: Arc<Daemon>,
+    incoming: Incoming,
+    handshake: Handshake,
+    places: Places,
+    strangers: Arc<Strangers>,
+) {
     let ip = incoming.remote_address().ip();
     let connection = match shake(incoming, handshake).await {
         Ok(connection) => connection,
@@ -170,6 +177,10 @@ async fn meet(daemon: Arc<Daemon>, incoming: Incoming, handshake: Handshake, str
     };
     let Some(_connected) = desk.connect() else {
         return connection.close(Close::Busy.code(), b"this producer has too many connections at once");
+    };
+    let places_max = daemon.producers.open.as_ref().map_or(0, |open| open.config().connections_max);
+    let Some(_place) = places.enter(places_max) else {
+        return connection.close(Close::Busy.code(), b"the sender has too many connections");
     };
     let mut serving = pin!(Session::new(daemon.clone(), desk.clone(), key, connection.clone()).serve());
     tokio::select! {

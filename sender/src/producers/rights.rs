@@ -18,6 +18,9 @@ use super::identity::Pin;
 use super::protocol::Offer;
 use crate::submit::{Role, What};
 
+/// Tags of one image.
+const TAGS_MAX: usize = 1000;
+
 /// `[[producer]]`: a build host, or several that share a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Producer {
@@ -120,6 +123,14 @@ pub enum RightsError {
         /// At most.
         max: u64,
     },
+    /// An image with too many names.
+    #[error("the image of producer {producer} has {found} tags, and {TAGS_MAX} at most are taken at once")]
+    Tags {
+        /// Who.
+        producer: String,
+        /// How many.
+        found: usize,
+    },
     /// What only a command on the sender's own host may say.
     #[error("producer {producer} names content that it does not give; that is for the sender's own host")]
     NotGiven {
@@ -169,6 +180,9 @@ impl Producer {
             }
             What::Packages { held, .. } if !held.is_empty() => Err(RightsError::NotGiven { producer }),
             What::Image { omitted, .. } if !omitted.is_empty() => Err(RightsError::NotGiven { producer }),
+            What::Image { tags, .. } if tags.len() > TAGS_MAX => {
+                Err(RightsError::Tags { producer, found: tags.len() })
+            }
             _ => Ok(()),
         }
     }

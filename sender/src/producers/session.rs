@@ -11,6 +11,7 @@ use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use diodesync::audit::{Actor, Event};
 use diodesync::id::Sha256;
+use diodesync::pack::PackError;
 use diodesync::release::name::ArtifactName;
 use diodesync_control::quic::frame;
 use quinn::{Connection, ReadExactError, RecvStream, SendStream};
@@ -261,14 +262,16 @@ impl Session {
             let submitter = Submitter { tell: &tell, judge: &judge, only_given: true };
             let give = |frames: &Frames| give(&offer, &plan, &desk.folder, frames);
             let taken = take_from(&daemon.packs, &daemon.store, &daemon.writer, &submitter, give);
-            if let Some(Garbled { expected, .. }) =
-                taken.as_ref().err().and_then(|error| error.downcast_ref())
-            {
+            let why = taken.as_ref().err();
+            if let Some(Garbled { expected, .. }) = why.and_then(|error| error.downcast_ref()) {
                 // It comes again.
                 desk.folder.remove(expected);
+            } else if !why.is_some_and(|error| error.chain().any(|cause| cause.is::<PackError>())) {
+                // What is refused is not kept: to offer it again costs the producer as much. What this side has no room
+                // for is.
+                offer.files.iter().for_each(|file| desk.folder.remove(&file.sha256));
             }
             let mut totals = taken?;
-            offer.files.iter().for_each(|file| desk.folder.remove(&file.sha256));
             // What others have submitted is no business of this producer's.
             let blobs = offer.blobs()?;
             totals.new_bytes = blobs

@@ -204,7 +204,7 @@ fn what_a_build_host_submits_crosses_the_link_and_comes_once() {
 #[test]
 fn what_is_outside_of_the_rights_is_refused_and_told() {
     let _alone = alone();
-    let limits = "bytes_max = '2MB'\nbytes_per_day = '3MB'\n";
+    let limits = "bytes_max = '2MB'\nbytes_per_day = '4.5MB'\n";
     let mut site = Site::new("producers-no", &format!("{RIGHTS}{limits}"));
     site.pair.low.start().unwrap();
     let work = site.dir("work");
@@ -260,6 +260,14 @@ fn what_is_outside_of_the_rights_is_refused_and_told() {
     std::fs::write(&own.sums, std::fs::read_to_string(&own.sums).unwrap().replace('1', "2")).unwrap();
     site.refused(&provider_words(&own), &["signature"]);
     assert_eq!(site.pair.low_status().unwrap().staged(), 0);
+    // What is refused is not kept, so that it costs as much to offer it again.
+    let today = || site.listing()["producers"][0]["today_bytes"].as_u64().unwrap();
+    let cost = today();
+    assert!(cost > MIB, "{cost} octets were counted");
+    site.refused(&provider_words(&own), &["signature"]);
+    assert_eq!(today(), 2 * cost);
+    let kept = std::fs::read_dir(site.pair.low.dir().join("producers/ci")).unwrap();
+    assert_eq!(kept.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>(), ["day"]);
 
     site.submit(&files(&file("first", 1_500_000), "tools"));
     let second = file("second", 1_600_000);
@@ -288,7 +296,7 @@ fn what_is_outside_of_the_rights_is_refused_and_told() {
     let by =
         |entry: &&Value| entry["by"]["producer"].as_str().is_some_and(|by| by.starts_with("ci@127.0.0.1:"));
     let why = |entry: &Value| entry["why"].as_str().unwrap().to_owned();
-    assert_eq!(refused.iter().filter(by).count(), 9, "{refused:#?}");
+    assert_eq!(refused.iter().filter(by).count(), 10, "{refused:#?}");
     assert!(refused.iter().any(|entry| why(entry).contains("file etc/small")), "{refused:#?}");
     assert!(
         refused.iter().any(|entry| entry["what"] == "a producer's connection from 127.0.0.1"),

@@ -117,3 +117,16 @@ fn nobody_is_told_of_what_others_have_brought() {
     let known = known_to(&producer(), here.iter().map(|(name, kind)| (name, kind)), &asked);
     assert_eq!(known, BTreeSet::from([own]));
 }
+
+#[test]
+fn an_image_has_a_thousand_names_at_most() {
+    let tagged = |count: usize| {
+        let tags = (0..count).map(|number| (format!("v{number}"), Sha256::of(b"manifest"))).collect();
+        let what = What::Image { repository: "ghcr.io/acme/app".to_owned(), tags, omitted: BTreeSet::new() };
+        offer(what, vec![file("sha256:x", Role::Manifest, 9)])
+    };
+    let ci = Producer { names: vec!["ghcr.io/acme/*".to_owned()], ..producer() };
+    ci.judge_offer(&tagged(TAGS_MAX)).unwrap();
+    let why = ci.judge_offer(&tagged(TAGS_MAX + 1)).unwrap_err().to_string();
+    assert_eq!(why, "the image of producer ci has 1001 tags, and 1000 at most are taken at once");
+}

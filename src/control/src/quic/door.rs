@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,8 @@ use super::Pin;
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// Handshakes of one address at once.
 const HANDSHAKES_MAX: usize = 8;
+/// Handshakes of all addresses at once: they take no connection from who has proved its key.
+const ALL_HANDSHAKES_MAX: usize = 64;
 /// Of strangers is told this often at most.
 const STRANGERS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -51,6 +54,34 @@ pub fn key_of(connection: &Connection) -> Option<Pin> {
     keys.first().map(Pin::of)
 }
 
+/// Connections of those who have proved their key.
+#[derive(Debug, Clone, Default)]
+pub struct Places(Arc<AtomicUsize>);
+
+/// One of them, for as long as the value lives.
+#[derive(Debug)]
+pub struct Place(Places);
+
+impl Places {
+    /// Whether there is none of so many left.
+    pub fn are_taken(&self, max: usize) -> bool {
+        self.0.load(Ordering::Relaxed) >= max
+    }
+
+    /// None if there is none of so many left.
+    pub fn enter(&self, max: usize) -> Option<Place> {
+        let more = |now: usize| (now < max).then_some(now + 1);
+        let entered = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        entered.is_ok().then(|| Place(self.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Handshakes under way, by address.
 #[derive(Debug, Clone, Default)]
 pub struct Handshakes(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
@@ -60,14 +91,14 @@ pub struct Handshakes(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
 pub struct Handshake(Handshakes, IpAddr);
 
 impl Handshakes {
-    /// None if the address has as many as it may.
+    /// None if the address, or all together, have as many as they may.
     pub fn enter(&self, ip: IpAddr) -> Option<Handshake> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = all.entry(ip).or_default();
-        if *count >= HANDSHAKES_MAX {
+        let count = all.get(&ip).copied().unwrap_or_default();
+        if count >= HANDSHAKES_MAX || all.values().sum::<usize>() >= ALL_HANDSHAKES_MAX {
             return None;
         }
-        *count += 1;
+        all.insert(ip, count + 1);
         Some(Handshake(self.clone(), ip))
     }
 }
@@ -118,6 +149,20 @@ mod tests {
         under_way.push(handshakes.enter(one).unwrap());
         under_way.clear();
         assert!(handshakes.0.lock().unwrap().is_empty(), "who is done is forgotten");
+    }
+
+    #[test]
+    fn handshakes_of_many_addresses_take_no_connection() {
+        let (handshakes, places) = (Handshakes::default(), Places::default());
+        let address = |number: usize| IpAddr::from([192, 0, 2, number as u8]);
+        let under_way: Vec<_> = (0..200).filter_map(|number| handshakes.enter(address(number))).collect();
+        assert_eq!(under_way.len(), ALL_HANDSHAKES_MAX);
+        assert!(handshakes.enter(address(201)).is_none());
+        assert_eq!(handshakes.0.lock().unwrap().len(), ALL_HANDSHAKES_MAX, "who was refused is not kept");
+        let place = places.enter(1).unwrap();
+        assert!(places.are_taken(1) && places.enter(1).is_none() && places.enter(2).is_some());
+        drop(place);
+        assert!(!places.are_taken(1));
     }
 
     #[test]
