@@ -298,6 +298,11 @@ impl Daemon {
         let mut alarm = |id: &str, text: String| alarms.push(Alarm { id: id.to_owned(), text });
         let (dir, published) = (MirrorDir::of(&self.config.dir), mirror::releases(&self.site.load()));
         let mut mirrors = Vec::new();
+        let is_pushed = !self.config.mirrors.is_empty() || self.config.alarms.webhook.is_some();
+        let unknown = match self.others {
+            Others::Elsewhere(_) if is_pushed => self.mirror_role(clock_ms, &mut alarm),
+            _ => None,
+        };
         for config in &self.config.mirrors {
             let mut status = mirror::status(&dir, config);
             // What was published just now, it has not seen yet.
@@ -305,7 +310,11 @@ impl Daemon {
                 status.state = "working".to_owned();
             }
             status.published.clone_from(&published);
-            if let Some(reason) = &status.reason {
+            if let Some(why) = &unknown {
+                // What it said last may be as old as it likes.
+                "unknown".clone_into(&mut status.state);
+                (status.reason, status.doing, status.retry_ms) = (Some(why.clone()), None, None);
+            } else if let Some(reason) = &status.reason {
                 alarm(
                     "mirror-behind",
                     format!("mirror {} is behind: {reason}. It is tried again by itself", config.name),
@@ -313,20 +322,25 @@ impl Daemon {
             }
             mirrors.push(status);
         }
-        let is_pushed = !mirrors.is_empty() || self.config.alarms.webhook.is_some();
-        if is_pushed && matches!(self.others, Others::Elsewhere(_)) {
-            let run = "nothing pushes to mirrors and webhook; run: diode-receiver run --role mirror";
-            match Serving::read(&self.config.dir, MIRROR) {
-                Ok(Some(serving)) if !serving.is_silent(clock_ms) => {
-                    if let Some(why) = serving.failure {
-                        alarm("mirror-role", format!("what was published before is mirrored still: {why}"));
-                    }
-                }
-                Ok(_) => alarm("mirror-role", run.to_owned()),
-                Err(error) => alarm("mirror-role", format!("it is not known what is mirrored: {error:#}")),
-            }
-        }
         mirrors
+    }
+
+    /// Why it is not known how the mirrors stand; none if the role that pushes to them runs.
+    fn mirror_role(&self, clock_ms: u64, alarm: &mut impl FnMut(&str, String)) -> Option<String> {
+        let why = match Serving::read(&self.config.dir, MIRROR) {
+            Ok(Some(serving)) if !serving.is_silent(clock_ms) => {
+                if let Some(why) = serving.failure {
+                    alarm("mirror-role", format!("what was published before is mirrored still: {why}"));
+                }
+                return None;
+            }
+            Ok(_) => {
+                "nothing pushes to mirrors and webhook; run: diode-receiver run --role mirror".to_owned()
+            }
+            Err(error) => format!("it is not known what is mirrored: {error:#}"),
+        };
+        alarm("mirror-role", why.clone());
+        Some(why)
     }
 
     fn channels(&self, publish: &PublishView) -> Vec<ChannelStatus> {

@@ -90,12 +90,12 @@ fn begun(daemon: &Daemon, manifest: &[u8]) -> anyhow::Result<Offered> {
 }
 
 async fn begin(State(board): Shared, manifest: Bytes) -> Result<Json<Offered>, ApiError> {
-    let _leave = leave(&board)?;
+    let _leave = leave(&board).map_err(ApiError::busy)?;
     Ok(Json(alone(&board, move |daemon| begun(daemon, &manifest)).await?))
 }
 
 async fn resume(State(board): Shared, Path(export): Path<ExportId>) -> Result<Json<Offered>, ApiError> {
-    let _leave = leave(&board)?;
+    let _leave = leave(&board).map_err(ApiError::busy)?;
     let resumed = alone(&board, move |daemon| {
         let offered = daemon.imports.resume(export)?;
         daemon.audit.tell(&by(), Event::Import { export: export.to_string() })?;
@@ -117,22 +117,49 @@ async fn slots(
 ) -> Result<Json<Taken>, ApiError> {
     let taken = match leave(&board) {
         Ok(_leave) => {
-            let (mut taking, mut left) = (Taking::start(&board.source, export, first), FILE_BYTES_MAX);
-            while let Ok(Some(Ok(frame))) = timeout(STALL_MAX, body.frame()).await {
-                let Ok(data) = frame.into_data() else { continue };
-                // No file of a volume has more.
-                let Some(rest) = left.checked_sub(data.len() as u64) else { break };
-                left = rest;
-                if !taking.feed(data).await {
-                    break;
-                }
-            }
-            taking.end().await
+            let mut taking = Taking::start(&board.source, export, first);
+            let broke_off = feed(&mut taking, &mut body).await;
+            let taken = taking.end().await.map_err(ApiError::from);
+            taken.and_then(|taken| broke_off.map_or(Ok(()), |why| Err(cut(&taken, &why))).map(|()| taken))
         }
-        Err(error) => Err(error),
+        Err(error) => Err(ApiError::busy(error)),
     };
     drain(&mut body).await;
-    Ok(Json(taken?))
+    taken.map(Json)
+}
+
+/// Feeds what comes to its end; why that was not the file's.
+async fn feed(taking: &mut Taking, body: &mut Body) -> Option<String> {
+    let mut left = FILE_BYTES_MAX;
+    loop {
+        let frame = match timeout(STALL_MAX, body.frame()).await {
+            Ok(None) => return None,
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => return Some(format!("it broke off: {error}")),
+            Err(_) => return Some(format!("nothing came for {} s", STALL_MAX.as_secs())),
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        match left.checked_sub(data.len() as u64) {
+            Some(rest) => left = rest,
+            None => {
+                return Some(format!(
+                    "it has more than the {FILE_BYTES_MAX} octets that a file of a volume has"
+                ));
+            }
+        }
+        if !taking.feed(data).await {
+            // Its end says why.
+            return None;
+        }
+    }
+}
+
+/// A file of which not everything came.
+fn cut(taken: &Taken, why: &str) -> ApiError {
+    let Taken { slots, new, .. } = taken;
+    ApiError::refused(format!(
+        "{why}. {slots} of its pieces came, {new} of them were new and are kept; send it again"
+    ))
 }
 
 /// What became of an import, as far as it is.
@@ -161,7 +188,7 @@ fn finished(daemon: &Daemon, export: ExportId) -> anyhow::Result<Finished> {
 }
 
 async fn finish(State(board): Shared, Path(export): Path<ExportId>) -> Result<Json<Finished>, ApiError> {
-    let _leave = leave(&board)?;
+    let _leave = leave(&board).map_err(ApiError::busy)?;
     Ok(Json(alone(&board, move |daemon| finished(daemon, export)).await?))
 }
 

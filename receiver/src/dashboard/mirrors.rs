@@ -39,7 +39,7 @@ async fn mirrors(State(board): Shared) -> Json<MirrorList> {
 pub struct Held {
     /// The mirror.
     pub mirror: String,
-    /// held, behind (the mirror cannot be brought up to date), or waiting.
+    /// held, behind (the mirror cannot be brought up to date), unknown (nothing pushes to it), or waiting.
     pub state: &'static str,
 }
 
@@ -55,6 +55,7 @@ pub fn held(
     let held = taking.filter_map(|mirror| {
         let said = states.iter().find(|said| said.name == mirror.name)?;
         let state = match said {
+            said if said.state == "unknown" => "unknown",
             said if said.holds.contains(release) => "held",
             said if said.reason.is_some() => "behind",
             _ => "waiting",
@@ -69,6 +70,7 @@ pub fn held_chip(out: &mut Html, mirror: &str, state: &'static str) {
     match state {
         "held" => chip(out, Mark::Good, format_args!("in {mirror}")),
         "behind" => chip(out, Mark::Warn, format_args!("not in {mirror}, which is behind")),
+        "unknown" => chip(out, Mark::Warn, format_args!("in {mirror} or not: nothing pushes to it")),
         _ => chip(out, Mark::Busy, format_args!("not in {mirror} yet")),
     }
 }
@@ -110,6 +112,7 @@ fn card(out: &mut Html, mirror: &MirrorStatus, clock_ms: u64) {
     match mirror.state.as_str() {
         "current" => chip(out, Mark::Good, "up to date"),
         "behind" => chip(out, Mark::Bad, "behind"),
+        "unknown" => chip(out, Mark::Bad, "not known"),
         "working" => chip(out, Mark::Busy, "being brought up to date"),
         "starting" => chip(out, Mark::Idle, "not heard of yet"),
         other => chip(out, Mark::Warn, other),
@@ -143,6 +146,7 @@ fn card(out: &mut Html, mirror: &MirrorStatus, clock_ms: u64) {
         put!(out, "<p>" (doing) "</p>");
     }
     match (&mirror.reason, mirror.behind_since_ms) {
+        (Some(reason), _) if mirror.state == "unknown" => put!(out, "<p>" (reason) "</p>"),
         (Some(reason), Some(ms)) => put!(out, "<p>Behind for " (since(ms)) ": " (reason) "</p>"),
         (Some(reason), None) => put!(out, "<p>Behind: " (reason) "</p>"),
         (None, _) => {
@@ -177,7 +181,7 @@ pub fn metrics(mirrors: &[MirrorStatus], out: &mut Metrics) {
     put(
         Kind::Gauge,
         "diodesync_receiver_mirror_behind",
-        "1 while a mirror lacks something that is published and could not be brought up to date.",
+        "1 while a mirror lacks something that is published and could not be brought up to date, or nothing pushes to it.",
         &|mirror| Some(f64::from(u8::from(mirror.reason.is_some()))),
     );
     put(
@@ -303,6 +307,9 @@ mod tests {
             |repository: &str| ArtifactName::Image(repository.parse().unwrap(), "v1".parse().unwrap());
         assert_eq!(said(image("ghcr.io/coder/coder")), ["harbor behind"]);
         assert_eq!(said(image("quay.io/coder/coder")), [""; 0]);
+        let lost = [MirrorStatus { state: "unknown".to_owned(), ..current("tree", 5) }];
+        let name = ArtifactName::File("a/b".parse().unwrap());
+        assert_eq!(held(&configured, &lost, &name, &(Channel::main(), ReleaseNo(5)))[0].state, "unknown");
         assert_eq!(said(ArtifactName::File("a/b".parse().unwrap())), ["tree held"]);
         let provider = ArtifactName::Provider(
             "registry.terraform.io/coder/coder".parse().unwrap(),

@@ -30,7 +30,8 @@ pub struct MirrorStatus {
     pub kind: String,
     /// Where it is.
     pub target: String,
-    /// starting, working, current (it holds what is published), or behind (it does not, and `reason` says why).
+    /// starting, working, current (it holds what is published), behind (it does not, and `reason` says why), or unknown
+    /// (nothing pushes to it, and everything else is what was said last).
     pub state: String,
     /// The releases that it was last found to hold, by channel.
     pub holds: Vec<(Channel, ReleaseNo)>,
@@ -38,7 +39,7 @@ pub struct MirrorStatus {
     pub published: Vec<(Channel, ReleaseNo)>,
     /// Artifacts that it holds of them.
     pub artifacts: u64,
-    /// Why it is behind.
+    /// Why it is behind, or not known.
     pub reason: Option<String>,
     /// When it is tried again, milliseconds since 1970.
     pub retry_ms: Option<u64>,
@@ -102,7 +103,8 @@ impl MirrorStatus {
         }
         if let Some(reason) = &self.reason {
             let since = self.behind_since_ms.map(|ms| format!(" for {}", ago(ms))).unwrap_or_default();
-            out.push_str(&format!("  behind{since}: {reason}\n"));
+            let word = if self.state == "unknown" { "not known" } else { "behind" };
+            out.push_str(&format!("  {word}{since}: {reason}\n"));
         }
         if let Some(retry) = self.retry_ms {
             let wait = Span(std::time::Duration::from_millis(retry.saturating_sub(clock_ms)));

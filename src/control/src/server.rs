@@ -31,6 +31,11 @@ impl ApiError {
     pub fn refused(error: impl std::fmt::Display) -> Self {
         Self(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
     }
+
+    /// It can be done later.
+    pub fn busy(error: impl std::fmt::Display) -> Self {
+        Self(StatusCode::CONFLICT, error.to_string())
+    }
 }
 
 impl From<anyhow::Error> for ApiError {

@@ -155,6 +155,31 @@ fn a_program_hands_volumes_in() {
     assert_eq!((&told[3]["export"], &told[3]["missing"]), (&json!(export), &json!(0)));
 }
 
+/// What the README says that a program is to do hands in every volume.
+#[test]
+fn the_lines_of_the_readme_hand_volumes_in() {
+    let _alone = alone();
+    let mut carried = Carried::new("hand-readme", "0%");
+    let readme = std::fs::read_to_string(workspace().join("README.md")).unwrap();
+    let (_, lines) = readme.split_once("cd /media/usb/diodesync-0011223344556677-001\n").unwrap();
+    let (lines, _) = lines.split_once("```").unwrap();
+    let high = carried.high();
+    for (left, volume) in (0..carried.volumes.len()).rev().zip(&carried.volumes) {
+        let export = volume.file_name().unwrap().to_str().unwrap().split('-').nth(1).unwrap();
+        let script = lines
+            .replace("0011223344556677", export)
+            .replace("http://localhost:7481", &high.origin())
+            .replace("TOKEN", TOKEN);
+        let run = std::process::Command::new("bash").args(["-ec", &script]).current_dir(volume).output();
+        let run = run.unwrap();
+        let said = String::from_utf8_lossy(&run.stdout);
+        assert!(run.status.success(), "{said}{}", String::from_utf8_lossy(&run.stderr));
+        let finished: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+        assert_eq!(finished["missing"].as_array().unwrap().len(), left, "{finished}");
+    }
+    carried.check();
+}
+
 /// What is not meant, not whole, or has no room, is refused with a reason that the other side can read.
 #[test]
 fn what_cannot_be_taken_is_refused() {
@@ -198,7 +223,7 @@ fn what_cannot_be_taken_is_refused() {
     slow.write_all(&octets[..3 * DATA_SLOT_BYTES]).unwrap();
     let busy = wait_for("the slow one has the way in", MINUTE, || {
         let answer = post(&high, "/api/v1/imports", &manifest);
-        Ok((answer.status == 422).then_some(answer.body))
+        Ok((answer.status == 409).then_some(answer.body))
     });
     assert!(busy.as_ref().unwrap().contains("another browser is handing in volumes"), "{busy:?}");
     assert_eq!(high.get_ok("/import").unwrap().status, 200, "pages are drawn meanwhile");
@@ -422,4 +447,18 @@ fn an_endless_upload_ends() {
     let _ = stream.read_to_end(&mut rest);
     // The way in is free again.
     assert_eq!(begin(&high, &carried.volumes[0]), export);
+
+    // One that breaks off is not answered as one that was taken.
+    let (_, file) = slot_files(&carried.volumes[0]).remove(0);
+    let two = &std::fs::read(&file).unwrap()[..2 * DATA_SLOT_BYTES];
+    let mut stream = high.connect().unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    stream
+        .write_all(&[format!("{:x}\r\n", two.len()).as_bytes(), two, b"\r\nno length\r\n"].concat())
+        .unwrap();
+    let answer = read(&mut stream).unwrap();
+    assert_eq!(answer.status, 422, "{}", answer.body);
+    for expected in ["it broke off: ", "2 of its pieces came, 2 of them were new and are kept"] {
+        assert!(answer.body.contains(expected), "{expected:?} is not in {}", answer.body);
+    }
 }

@@ -277,6 +277,10 @@ fn trees_follow() {
     pair.high.split();
     pair.start().unwrap();
     wait_for("the alarm", MINUTE, || Ok(pair.high_status()?.alarm("mirror-role").map(drop))).unwrap();
+    for mirror in pair.high_status().unwrap().mirrors {
+        assert_eq!(mirror.state, "unknown", "{mirror:?}");
+        assert!(mirror.reason.unwrap().contains("run --role mirror"));
+    }
     pair.high.split_with("mirror");
     pair.high.spawn_role("mirror").unwrap();
 
