@@ -6,6 +6,7 @@
 //! | module | what it rules |
 //! |---|---|
 //! | [`id`], [`limits`], [`codec`] | the words, the bounds, the encoding |
+//! | [`buffer`] | octets where the kernel copies them fast |
 //! | [`wire`] | the datagrams, octet by octet |
 //! | [`link`] | sessions: keys, sealing, replay |
 //! | [`fec`] | blocks and symbols |
@@ -21,6 +22,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod audit;
+pub mod buffer;
 pub mod codec;
 pub mod fec;
 pub mod id;

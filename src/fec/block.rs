@@ -2,6 +2,7 @@
 
 use super::Oti;
 use super::rs::Codec;
+use crate::buffer::Buffer;
 use crate::id::{Blake3, Esi, Sbn};
 
 /// A source block in one of its states.
@@ -10,7 +11,7 @@ pub struct Block<State> {
     oti: Oti,
     sbn: Sbn,
     /// Room for K symbols.
-    source: Vec<u8>,
+    source: Buffer,
     state: State,
 }
 
@@ -75,10 +76,11 @@ pub struct Undecodable;
 
 impl Block<Collecting> {
     /// An empty source block. `buffer` is used again.
-    pub fn new(oti: Oti, sbn: Sbn, mut buffer: Vec<u8>) -> Self {
+    pub fn new(oti: Oti, sbn: Sbn, buffer: impl Into<Buffer>) -> Self {
         let (symbols, size) = (oti.source_symbols(sbn) as usize, oti.symbol_bytes());
+        let mut buffer = buffer.into();
         // What it held is overwritten symbol by symbol, or by the decoder; only the length matters.
-        buffer.resize(symbols * size, 0);
+        buffer.resize(symbols * size);
         let state = Collecting {
             have: vec![0; (oti.encoding_symbols(sbn) as usize).div_ceil(64)],
             source_have: 0,
@@ -160,7 +162,7 @@ impl Block<Collecting> {
             codec.restore(self.oti, self.sbn, &mut source, |at| self.has(at), repair)?;
             self.source = source;
         }
-        self.source.truncate(self.oti.block_bytes(self.sbn));
+        self.source.resize(self.oti.block_bytes(self.sbn));
         let hash = Blake3::of(&self.source);
         Ok(Block { oti: self.oti, sbn: self.sbn, source: self.source, state: Decoded { hash } })
     }
@@ -178,12 +180,12 @@ impl Block<Decoded> {
     }
 
     /// Gives the buffer back.
-    pub fn into_bytes(self) -> Vec<u8> {
+    pub fn into_bytes(self) -> Buffer {
         self.source
     }
 
     /// Compares with what the index names. The only way to a verified block.
-    pub fn verify(self, expected: Blake3) -> Result<Block<Verified>, (Mismatch, Vec<u8>)> {
+    pub fn verify(self, expected: Blake3) -> Result<Block<Verified>, (Mismatch, Buffer)> {
         let found = self.state.hash;
         if found != expected {
             return Err((Mismatch { expected, found }, self.source));
@@ -204,7 +206,7 @@ impl Block<Verified> {
     }
 
     /// Gives the buffer back.
-    pub fn into_bytes(self) -> Vec<u8> {
+    pub fn into_bytes(self) -> Buffer {
         self.source
     }
 }

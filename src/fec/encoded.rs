@@ -1,6 +1,7 @@
 //! A source block on the sending side: its symbols, ready to go out.
 
 use super::Oti;
+use crate::buffer::Buffer;
 use crate::id::{Esi, Sbn};
 
 /// A source block with a window of its repair symbols, ready to be sent.
@@ -9,7 +10,7 @@ pub struct EncodedBlock {
     pub(super) oti: Oti,
     pub(super) sbn: Sbn,
     /// Source symbols end to end, the last one filled up with zeros.
-    pub(super) source: Vec<u8>,
+    pub(super) source: Buffer,
     /// The window's repair symbols end to end.
     pub(super) repair: Vec<u8>,
     /// The number of the first of them.
@@ -32,15 +33,15 @@ impl EncodedBlock {
         let (size, r) = (self.oti.symbol_bytes(), self.oti.repair_symbols() as usize);
         let at = esi.0 as usize;
         let (from, at) = match at.checked_sub(self.oti.source_symbols(self.sbn) as usize) {
-            None => (&self.source, at),
-            Some(number) if number < r => (&self.repair, (number + r - self.window_start) % r),
+            None => (&*self.source, at),
+            Some(number) if number < r => (&*self.repair, (number + r - self.window_start) % r),
             Some(_) => return &[],
         };
         from.get(at * size..(at + 1) * size).unwrap_or_default()
     }
 
     /// Gives the buffers back, source first, to be used again.
-    pub fn into_buffers(self) -> (Vec<u8>, Vec<u8>) {
+    pub fn into_buffers(self) -> (Buffer, Vec<u8>) {
         (self.source, self.repair)
     }
 }

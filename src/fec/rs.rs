@@ -46,6 +46,7 @@ use super::Oti;
 use super::block::{Repair, Undecodable};
 use super::encoded::{EncodedBlock, Window};
 use super::rows::{Rows, add, add_symbol, load, store};
+use crate::buffer::Buffer;
 use crate::id::Sbn;
 
 /// Encoder and decoder with their work space, which is kept from block to block. One for each thread. Until there is
@@ -61,8 +62,8 @@ impl std::fmt::Debug for Codec {
 
 impl Codec {
     /// Computes all repair symbols of a source block. `source` holds its octets, is filled up to whole symbols, and
-    /// moves into the result; `repair` is a buffer to use again.
-    pub fn encode(&mut self, oti: Oti, sbn: Sbn, source: Vec<u8>, repair: Vec<u8>) -> EncodedBlock {
+    /// moves into the result, copied if it is no [`Buffer`]; `repair` is a buffer to use again.
+    pub fn encode(&mut self, oti: Oti, sbn: Sbn, source: impl Into<Buffer>, repair: Vec<u8>) -> EncodedBlock {
         let window = Window { start: 0, symbols: oti.repair_symbols() };
         self.encode_window(oti, sbn, window, source, repair)
     }
@@ -73,21 +74,25 @@ impl Codec {
         oti: Oti,
         sbn: Sbn,
         window: Window,
-        mut source: Vec<u8>,
+        source: impl Into<Buffer>,
         mut repair: Vec<u8>,
     ) -> EncodedBlock {
+        let mut source = source.into();
         debug_assert_eq!(source.len(), oti.block_bytes(sbn));
         let shape = Shape::of(oti, sbn);
         let (start, count) = (window.start as usize % shape.r, (window.symbols as usize).min(shape.r));
-        source.resize(shape.k * shape.symbol_bytes, 0);
+        source.resize(shape.k * shape.symbol_bytes);
         repair.resize(count * shape.symbol_bytes, 0);
         if count > 0 {
             let work = self.0.get_or_insert_default();
-            let end = if start + count > shape.r { shape.r } else { start + count };
-            let all = Group { start: 0, len: shape.r };
-            work.gather(shape, all, end, |at| source.get(shape.place(at)));
+            let end = start + count;
+            let (group, end) = match end > shape.r {
+                true => (Group { start: 0, len: shape.r }, shape.r),
+                false => (Group::around(start, end - 1), end),
+            };
+            work.gather(shape, group, end - group.start, |at| source.get(shape.place(at)));
             for (at, symbol) in repair.chunks_exact_mut(shape.symbol_bytes).enumerate() {
-                store(work.sum.row((start + at) % shape.r), symbol);
+                store(work.sum.row((start + at) % shape.r - group.start), symbol);
             }
         }
         EncodedBlock { oti, sbn, source, repair, window_start: start }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
+use crate::buffer::Buffer;
 use crate::fec::{Added, Block, Collecting, Oti};
 use crate::id::{BlockId, Esi, PackId, Sbn};
 use crate::limits::PACK_BLOCKS_MAX;
@@ -102,7 +103,7 @@ pub struct Collector {
     done_blocks: BTreeMap<PackId, Vec<u64>>,
     done_objects: HashSet<(ObjectId, Sbn)>,
     actions: VecDeque<Action>,
-    buffers: Vec<Vec<u8>>,
+    buffers: Vec<Buffer>,
     stats: CollectorStats,
 }
 
@@ -287,12 +288,12 @@ impl Collector {
     }
 
     /// Gives out a buffer that was recycled, or an empty one.
-    pub fn take_buffer(&mut self) -> Vec<u8> {
+    pub fn take_buffer(&mut self) -> Buffer {
         self.buffers.pop().unwrap_or_default()
     }
 
     /// Takes a buffer that is not needed any more.
-    pub fn recycle(&mut self, buffer: Vec<u8>) {
+    pub fn recycle(&mut self, buffer: Buffer) {
         if self.buffers.len() < self.capacity {
             self.buffers.push(buffer);
         }

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use diodesync::buffer::Buffer;
 use diodesync::fec::{Block, Codec, Collecting, EncodedBlock, Oti, Repair, Window, repair_window};
 use diodesync::id::{Blake3, BlockNo, Channel, Esi, PackId, ReleaseNo, Sbn, SessionNo, Sha256};
 use diodesync::limits::{BLOCK_BYTES, PACK_BLOCKS_MAX};
@@ -125,10 +126,10 @@ fn encode(bench: &Bench, block: &[u8]) {
     for (mtu, repair_log2) in [(1500, 6), (1500, 7), (1500, 8), (1500, 9), (9000, 5), (9000, 6)] {
         let oti = oti(mtu, repair_log2);
         let name = format!("encode, K {}, R {}", oti.source_symbols(Sbn(0)), oti.repair_symbols());
-        let mut buffers = (block.to_vec(), Vec::new());
+        let mut buffers = (Buffer::from(block), Vec::new());
         bench.bytes(&name, BLOCK_BYTES, || {
             let (mut source, repair) = std::mem::take(&mut buffers);
-            source.truncate(BLOCK_BYTES);
+            source.resize(BLOCK_BYTES);
             let (time, encoded) = timed(|| codec.encode(oti, Sbn(0), source, repair));
             buffers = encoded.into_buffers();
             time
@@ -137,7 +138,7 @@ fn encode(bench: &Bench, block: &[u8]) {
         if symbols < oti.repair_symbols() {
             bench.bytes(&format!("{name}, a window of {symbols}"), BLOCK_BYTES, || {
                 let (mut source, repair) = std::mem::take(&mut buffers);
-                source.truncate(BLOCK_BYTES);
+                source.resize(BLOCK_BYTES);
                 let window = Window { start: 0, symbols };
                 let (time, encoded) = timed(|| codec.encode_window(oti, Sbn(0), window, source, repair));
                 buffers = encoded.into_buffers();
@@ -154,7 +155,7 @@ fn is_lost(oti: Oti, lost: u32, at: u32) -> bool {
 }
 
 /// Everything arrived but `lost` source symbols, and as many repair symbols instead.
-fn collect(encoded: &EncodedBlock, lost: u32, buffer: Vec<u8>) -> Block<Collecting> {
+fn collect(encoded: &EncodedBlock, lost: u32, buffer: Buffer) -> Block<Collecting> {
     let k = encoded.oti().source_symbols(Sbn(0));
     let mut collecting = Block::new(encoded.oti(), Sbn(0), buffer);
     let arrived = (0..k).filter(|at| !is_lost(encoded.oti(), lost, *at)).chain(k..k + lost);
@@ -171,7 +172,7 @@ fn decode(bench: &Bench, block: &[u8]) {
     {
         let encoded = codec.encode(oti(mtu, repair_log2), Sbn(0), block.to_vec(), Vec::new());
         let k = encoded.oti().source_symbols(Sbn(0));
-        let mut buffer = Vec::new();
+        let mut buffer = Buffer::default();
         bench.bytes(&format!("collect, K {k}, nothing lost"), BLOCK_BYTES, || {
             let (time, collecting) = timed(|| collect(&encoded, 0, std::mem::take(&mut buffer)));
             buffer = collecting.decode(&mut codec).expect("it is complete").into_bytes();

@@ -170,7 +170,8 @@ impl<'a> High<'a> {
                     self.disk.unclaimed.insert(id, decoded);
                 }
             },
-            control => match self.assembler.handle_block(control, key.oti, key.sbn, decoded.into_bytes()) {
+            control => match self.assembler.handle_block(control, key.oti, key.sbn, decoded.bytes().to_vec())
+            {
                 Assembled::Waiting => {}
                 Assembled::Whole(octets) => {
                     self.disk.objects.insert(control, octets);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
+use diodesync::buffer::Buffer;
 use diodesync::fec::{Codec, Window};
 use diodesync::id::{Blake3, BlockId, BlockNo, Channel, Esi, PackId, ReleaseNo, SessionNo, Sha256};
 use diodesync::limits::BLOCK_BYTES;
@@ -152,7 +153,7 @@ pub struct Low<'a> {
     number: SessionNo,
     /// Opens what was just sealed: the truth about it.
     witness: Opener,
-    buffers: Vec<(Vec<u8>, Vec<u8>)>,
+    buffers: Vec<(Buffer, Vec<u8>)>,
     epoch: Instant,
 }
 
@@ -204,8 +205,9 @@ impl<'a> Low<'a> {
                 Upcoming::Job(job) => {
                     let key = BlockKey { object: job.object, sbn: job.sbn, oti: job.oti };
                     let (mut octets, repair) = self.buffers.pop().unwrap_or_default();
-                    octets.clear();
-                    octets.extend_from_slice(self.source.source_block(&key));
+                    let source = self.source.source_block(&key);
+                    octets.resize(source.len());
+                    octets.copy_from_slice(source);
                     let window = Window { start: job.window_start, symbols: job.window_symbols };
                     let block = self.codec.encode_window(job.oti, job.sbn, window, octets, repair);
                     self.transmitter.interleaver().push(job, block);

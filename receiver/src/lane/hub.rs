@@ -140,7 +140,7 @@ impl Hub {
         if state.probed_bytes >= BLOCK_BYTES {
             state.probed_bytes -= BLOCK_BYTES;
             let mut buffer = state.collector.take_buffer();
-            buffer.resize(BLOCK_BYTES, 0);
+            buffer.resize(BLOCK_BYTES);
             let queue = state.workers.queue();
             // Who probes one lane waits for the workers; the other lanes do not.
             drop(state);

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use diodesync::buffer::Buffer;
 use listenfd::ListenFd;
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -86,7 +87,7 @@ impl Given {
 /// The buffers of a lane's thread.
 #[derive(Debug)]
 pub struct Buffers {
-    octets: Vec<u8>,
+    octets: Buffer,
     metas: Vec<RecvMeta>,
     /// How many of them are filled.
     filled: usize,
@@ -129,7 +130,7 @@ impl LaneSocket {
     /// Buffers for [`Buffers::receive`].
     pub fn take_buffers(&self) -> Buffers {
         Buffers {
-            octets: vec![0; BUFFER_BYTES * BATCH_SIZE],
+            octets: Buffer::zeroed(BUFFER_BYTES * BATCH_SIZE),
             metas: vec![RecvMeta::default(); BATCH_SIZE],
             filled: 0,
         }

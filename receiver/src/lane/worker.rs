@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use anyhow::Context;
+use diodesync::buffer::Buffer;
 use diodesync::fec::{Block, Codec, Collecting};
 use diodesync::id::BlockId;
 use diodesync::pack::PackStore;
@@ -18,13 +19,13 @@ use crate::handover::{Claim, Judge};
 #[derive(Debug)]
 pub enum Outcome {
     /// It is in its pack; its buffer comes back.
-    Held(BlockId, Vec<u8>),
+    Held(BlockId, Buffer),
     /// It is a source block of an index or a trust bundle.
     Piece(BlockKey, Vec<u8>),
     /// The octets of probes; their buffer comes back.
-    Exercised(Vec<u8>),
+    Exercised(Buffer),
     /// It cannot be kept; its buffer comes back. True if it is not the block that the index names.
-    Dropped(BlockKey, Vec<u8>, bool),
+    Dropped(BlockKey, Buffer, bool),
 }
 
 /// What a worker does next.
@@ -33,7 +34,7 @@ pub enum Work {
     /// A block with enough symbols.
     Block(BlockKey, Block<Collecting>),
     /// As many octets as a block has, of probes: they cost what a block costs, and are nothing.
-    Exercise(Vec<u8>),
+    Exercise(Buffer),
 }
 
 /// A few threads behind a bounded queue.
@@ -48,7 +49,7 @@ pub struct Workers {
 pub type Queue = SyncSender<Work>;
 
 /// Has the work done that a block makes, for nothing. Waits for room in the queue.
-pub fn exercise(queue: Option<Queue>, octets: Vec<u8>) {
+pub fn exercise(queue: Option<Queue>, octets: Buffer) {
     if let Some(queue) = queue {
         let _ = queue.send(Work::Exercise(octets));
     }
@@ -138,10 +139,10 @@ impl Worker {
     pub fn work(&mut self, key: BlockKey, block: Block<Collecting>) -> Outcome {
         let Ok(block) = block.decode(&mut self.codec) else {
             tracing::error!(object = %key.object, "it has enough symbols and cannot be decoded; it must come again");
-            return Outcome::Dropped(key, Vec::new(), false);
+            return Outcome::Dropped(key, Buffer::default(), false);
         };
         let ObjectId::Block(id) = key.object else {
-            return Outcome::Piece(key, block.into_bytes());
+            return Outcome::Piece(key, block.bytes().to_vec());
         };
         let bytes = block.bytes().len() as u32;
         let (hash, octets) = match self.judge.claim(&id) {

@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use diodesync::buffer::Buffer;
 use diodesync::id::{Blake3, BlockId, Channel, ReleaseNo, Sha256};
 use diodesync::pack::{Blobs, PackError, PackStore};
 use diodesync::release::index::{Blob, Extent, Index, NeededBlock};
@@ -52,6 +53,8 @@ pub struct Arrival {
     left: HashMap<Sha256, usize>,
     /// Blobs that can be hashed, in the order in which they became whole.
     ready: VecDeque<Sha256>,
+    /// What is read of them.
+    buffer: Buffer,
     checked: usize,
     rounds: (u8, u8),
     no_space: Option<String>,
@@ -111,6 +114,7 @@ impl Arrival {
             waiting: HashMap::new(),
             left: HashMap::new(),
             ready: VecDeque::new(),
+            buffer: Buffer::default(),
             checked: 0,
             rounds: (0, 0),
             no_space: None,
@@ -182,14 +186,15 @@ impl Arrival {
             return Ok(None);
         }
         let Some(digest) = self.ready.front().copied() else { return Ok(None) };
-        let Some(blob) = self.index.blobs.get(&digest) else { return Ok(None) };
+        let index = self.index.clone();
+        let Some(blob) = index.blobs.get(&digest) else { return Ok(None) };
         // One that cannot be read now stays the next one.
         let mut hasher = sha2::Sha256::new();
-        let mut buffer = vec![0; READ_BYTES.min(usize::try_from(blob.bytes).unwrap_or(READ_BYTES))];
+        self.buffer.resize(READ_BYTES);
         let mut at = 0;
         while at < blob.bytes {
-            let read = packs.read_blob(blob, at, &mut buffer)?;
-            hasher.update(buffer.get(..read).unwrap_or_default());
+            let read = packs.read_blob(blob, at, &mut self.buffer)?;
+            hasher.update(self.buffer.get(..read).unwrap_or_default());
             at += read as u64;
         }
         self.ready.pop_front();

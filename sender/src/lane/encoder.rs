@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use diodesync::buffer::Buffer;
 use diodesync::fec::{Codec, EncodedBlock, Window};
 use diodesync::id::Blake3;
 use diodesync::limits::BLOCK_BYTES;
@@ -35,7 +36,7 @@ pub struct Encoders {
 }
 
 /// Source and repair buffers to use again.
-type Buffers = Arc<Mutex<Vec<(Vec<u8>, Vec<u8>)>>>;
+type Buffers = Arc<Mutex<Vec<(Buffer, Vec<u8>)>>>;
 
 /// Threads: encoding at 2 GB/s, one keeps up with any lane on its own, two hide reading.
 const THREADS: usize = 2;
@@ -118,10 +119,10 @@ impl Encoders {
 }
 
 /// Reads the octets of a job's source block.
-fn read(packs: &PackStore, control: &Control, job: &Job, mut buffer: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+fn read(packs: &PackStore, control: &Control, job: &Job, mut buffer: Buffer) -> anyhow::Result<Buffer> {
     let octets = match job.object {
         ObjectId::Block(id) => {
-            buffer.resize(job.oti.transfer_bytes() as usize, 0);
+            buffer.resize(job.oti.transfer_bytes() as usize);
             packs.read_at(id.pack, id.offset(), &mut buffer)?;
             // The receiver would drop it, and could not say why.
             let found = Blake3::of(&buffer);
@@ -141,8 +142,9 @@ fn read(packs: &PackStore, control: &Control, job: &Job, mut buffer: Vec<u8>) ->
     };
     let start = job.sbn.0 as usize * BLOCK_BYTES;
     let piece = octets.get(start..start + job.oti.block_bytes(job.sbn));
-    buffer.clear();
-    buffer.extend_from_slice(piece.context("its length is not the one that was planned")?);
+    let piece = piece.context("its length is not the one that was planned")?;
+    buffer.resize(piece.len());
+    buffer.copy_from_slice(piece);
     Ok(buffer)
 }
 
@@ -175,18 +177,18 @@ mod tests {
             let mut changed = content.clone();
             changed[at] ^= 1 << (at % 8);
             packs.write_at(id.pack, 0, &changed).unwrap();
-            let error = read(&packs, &control, &job, Vec::new()).unwrap_err().to_string();
+            let error = read(&packs, &control, &job, Buffer::default()).unwrap_err().to_string();
             assert!(
                 error.contains("0707070707070707.pack") && error.contains("block 0"),
                 "octet {at}: {error}"
             );
             // It is not read again, whatever it holds.
             packs.write_at(id.pack, 0, &content).unwrap();
-            assert!(read(&packs, &control, &job, Vec::new()).is_err());
+            assert!(read(&packs, &control, &job, Buffer::default()).is_err());
             assert!(packs.absolve(&id));
         }
         packs.write_at(id.pack, 0, &content).unwrap();
-        assert_eq!(read(&packs, &control, &job, Vec::new()).unwrap(), content);
+        assert_eq!(read(&packs, &control, &job, Buffer::default()).unwrap().to_vec(), content);
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use diodesync::buffer::Buffer;
 use diodesync::fec::Codec;
 use diodesync::id::{Blake3, Esi, LaneId, LinkId, Sbn, SessionNo};
 use diodesync::limits::DATAGRAM_BYTES_MAX;
@@ -204,7 +205,7 @@ fn finish(
     collector: &mut Collector,
     assembler: &mut Assembler,
     key: BlockKey,
-    octets: Vec<u8>,
+    octets: Buffer,
     is_right: bool,
 ) {
     if let ObjectId::Block(_) = key.object {
@@ -217,7 +218,7 @@ fn finish(
         assert_eq!(collector.is_done(key.object, key.sbn), is_right);
         return;
     }
-    match assembler.handle_block(key.object, key.oti, key.sbn, octets) {
+    match assembler.handle_block(key.object, key.oti, key.sbn, octets.to_vec()) {
         Assembled::Waiting => {}
         Assembled::Whole(whole) => {
             let (ObjectId::Index(tag) | ObjectId::Trust(tag)) = key.object else { panic!("no block is one") };
