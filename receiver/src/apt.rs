@@ -9,10 +9,12 @@
 //! A mirror of a part of an archive cannot be signed by the archive's key, so the site signs: its `Release` says what is
 //! here, and lives for [`VALID_DAYS`], renewed every day for as long as the gateway lives. Packages of architecture `all`
 //! have an index of their own, which apt takes with any architecture's. Indexes that were replaced stay under their
-//! digests for [`BY_HASH_KEPT_S`], for a client in the middle of an update.
+//! digests for [`BY_HASH_KEPT_S`], for a client in the middle of an update. A suite that is here whole is served beside it
+//! as its archive signed it ([`replay`]).
 //!
 //! Formats: <https://wiki.debian.org/DebianRepository/Format>.
 
+mod replay;
 mod signer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +30,7 @@ use diodesync::release::{ArtifactKind, ArtifactName, Index, Suite};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use replay::Replay;
 pub use signer::Signer;
 
 /// Days after which a client takes the archive for stale.
@@ -64,6 +67,9 @@ pub struct Archive {
     by_hash: BTreeMap<String, u64>,
     /// Suites with their components.
     suites: BTreeMap<String, BTreeSet<String>>,
+    /// Suites that are here whole, as their archives signed them.
+    #[serde(default)]
+    replays: BTreeMap<String, Replay>,
     /// The public key, ASCII-armored.
     key: String,
     /// When it was signed, in seconds since 1970.
@@ -100,6 +106,7 @@ impl Signer {
         for (suite, indexes) in suites {
             self.put_suite(&mut archive, suite, indexes, now_s)?;
         }
+        archive.replays = replay::replays(releases, packs);
         if let Some(before) = before {
             archive.keep_replaced(before, now_s);
         }
@@ -172,6 +179,11 @@ impl Archive {
     /// A file below the archive.
     pub fn file(&self, path: &str) -> Option<&Bytes> {
         self.files.get(path).map(|text| &text.0)
+    }
+
+    /// Suites that are here whole, as their archives signed them.
+    pub fn replays(&self) -> &BTreeMap<String, Replay> {
+        &self.replays
     }
 
     /// The suites with their components.

@@ -7,7 +7,7 @@
 //! | `/.well-known/terraform.json`, `/v1/providers/…` | the origin registries, replayed with their own proofs ([`registry`]) |
 //! | `/v1/modules/…` | Terraform's module registry ([`modules`]) |
 //! | `/mirror/…` | Terraform's network mirror protocol ([`mirror`]) |
-//! | `/apt/…` | a Debian archive ([`apt`]) |
+//! | `/apt/…`, `/replay/…` | a Debian archive, and suites that are here whole ([`apt`]) |
 //! | `/v2/…` | a registry of container images ([`oci`]) |
 //! | `/blobs/SHA256/NAME` | any published blob by its digest |
 //! | `/files/…`, `/files.json`, `/files.sha256` | the file tree ([`files`]) |
@@ -117,8 +117,10 @@ pub fn router(site: SiteHandle, client: ClientFiles) -> Router {
         .route("/client/ca.pem", get(client::ca_pem))
         .route("/client/terraformrc", get(client::terraformrc))
         .route("/apt/{*path}", get(apt::file))
+        .route("/replay/{*path}", get(apt::replayed))
         .route("/client/apt-key.asc", get(apt::key))
         .route("/client/diodesync.sources", get(apt::sources))
+        .route("/client/replay.sources", get(apt::replay_sources))
         .route("/client/registries.conf", get(client::images::registries_conf))
         .route("/client/hosts.toml", get(client::images::hosts_toml))
         .route("/.well-known/terraform.json", get(registry::discovery))

@@ -29,6 +29,12 @@ pub async fn file(asked: Asked, Path(path): Path<String>) -> Response {
     ([(header::CONTENT_TYPE, kind.to_owned()), (header::CONTENT_LENGTH, length)], body).into_response()
 }
 
+/// `/replay/…`
+pub async fn replayed(asked: Asked, Path(path): Path<String>) -> Response {
+    let found = asked.site.apt().replays().values().find_map(|replay| replay.file(&path));
+    found.map_or_else(not_found, |digest| blob::respond(&asked, digest))
+}
+
 /// `/client/apt-key.asc`
 pub async fn key(asked: Asked) -> Response {
     ([(header::CONTENT_TYPE, "application/pgp-keys")], asked.site.apt().key().to_owned()).into_response()
@@ -53,6 +59,33 @@ pub async fn sources(axum::extract::State(gateway): axum::extract::State<Gateway
     (headers, out).into_response()
 }
 
+/// `/client/replay.sources`
+pub async fn replay_sources(
+    axum::extract::State(gateway): axum::extract::State<Gateway>,
+    asked: Asked,
+) -> Response {
+    let base = gateway.client.base(&asked.headers);
+    let mut out = "# For apt: suites that are here whole, as their archives signed them.\n".to_owned();
+    let replays = asked.site.apt().replays();
+    if replays.is_empty() {
+        out.push_str("# None is; /client/diodesync.sources has everything that is published.\n");
+    }
+    for (suite, replay) in replays {
+        let key_file = format!("/etc/apt/keyrings/{}.asc", suite.replace('/', "-"));
+        out.push_str(&format!("\n# Put {base}/replay/{suite}/key.asc into {key_file}, if you trust it.\n"));
+        for (component, architectures) in replay.components() {
+            let architectures = architectures.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+            // Descriptions in other languages are not here.
+            out.push_str(&format!(
+                "Types: deb\nURIs: {base}/replay/{suite}\nSuites: {suite}\nComponents: {component}\n\
+                 Architectures: {architectures}\nLanguages: none\nSigned-By: {key_file}\n\n"
+            ));
+        }
+    }
+    let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, "no-store")];
+    (headers, out).into_response()
+}
+
 /// What the client page says of apt.
 pub fn section(page: &mut Page, site: &Site, base: &str) {
     page.raw("<h2>apt</h2>\n<p>");
@@ -70,4 +103,9 @@ pub fn section(page: &mut Page, site: &Site, base: &str) {
          apt-get update"
     ));
     page.raw("</pre>\n");
+    if !site.apt().replays().is_empty() {
+        let suites = site.apt().replays().keys().cloned().collect::<Vec<_>>().join(", ");
+        page.raw("<p>Here whole, as their archives signed them, without this site's key: ").text(&suites);
+        page.raw(". See ").link("/client/replay.sources", "replay.sources").raw(".</p>\n");
+    }
 }

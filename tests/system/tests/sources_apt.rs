@@ -178,6 +178,62 @@ fn packages_are_pulled_from_an_archive_and_installed_by_stock_apt() {
 }
 
 #[test]
+fn a_suite_that_is_here_whole_is_served_as_its_archive_signed_it() {
+    if let Err(skip) = programs() {
+        return skip.announce_or_fail_in_ci("suites that are here whole for stock apt");
+    }
+    let mut pair =
+        Pair::over_link(&Setup { name: "src-replay", ..Setup::default() }, Weather::lossy(2)).unwrap();
+    let world = World::new(&pair.dir.join("work"));
+    configure(&pair, &world.source("'diode-tool'", ""));
+    pair.start().unwrap();
+    good(&pair);
+    pair.wait_published(1, 2 * MINUTE).unwrap();
+
+    let mut https = pair.mirror().unwrap().https;
+    let sources = String::from_utf8(https.get_ok("/client/replay.sources").unwrap().body).unwrap();
+    let whole = "/replay/demo-updates\nSuites: demo-updates\nComponents: main\nArchitectures: amd64\n";
+    assert!(sources.contains(whole), "{sources}");
+    assert!(!sources.contains("Suites: demo\n"), "of demo three packages are not here: {sources}");
+    let signed = https.get_ok("/replay/demo-updates/dists/demo-updates/InRelease").unwrap().body;
+    assert_eq!(signed, std::fs::read(world.updates.dir.join("dists/demo-updates/InRelease")).unwrap());
+    let key = https.get_ok("/replay/demo-updates/key.asc").unwrap().body;
+    let of_site = "/etc/apt/keyrings/diodesync.asc";
+    let apt = Apt::new(&pair, &sources.replace("/etc/apt/keyrings/demo-updates.asc", of_site), &key).unwrap();
+    apt.ok(&["update"]).unwrap();
+    let status = apt.install(&["diode-data"]).unwrap();
+    assert!(is_installed(&status, "diode-data", "1.1"), "{status}");
+
+    // The newest release of the suite counts; its date has whole seconds.
+    let publish = |pair: &Pair| {
+        std::thread::sleep(Duration::from_millis(1100));
+        world.publish(&world.gpg, "");
+        good(pair);
+    };
+    deb(&world.updates.pool(), "diode-data", "1.2", "all", "", "zstd").unwrap();
+    publish(&pair);
+    pair.wait_published(2, 2 * MINUTE).unwrap();
+    apt.ok(&["update"]).unwrap();
+    let status = apt.install(&["diode-data"]).unwrap();
+    assert!(is_installed(&status, "diode-data", "1.2"), "{status}");
+
+    // It names a package that is not here: an older one in its place would hide what is new.
+    deb(&world.updates.pool(), "diode-data", "1.3", "all", "", "zstd").unwrap();
+    deb(&world.updates.pool(), "diode-extra", "1", "amd64", "", "xz").unwrap();
+    publish(&pair);
+    pair.wait_published(3, 2 * MINUTE).unwrap();
+    let sources = String::from_utf8(https.get_ok("/client/replay.sources").unwrap().body).unwrap();
+    assert!(sources.contains("None is"), "{sources}");
+    let (done, said) = apt.get(&["update"]).unwrap();
+    assert!(!done && said.contains("404"), "{said}");
+    // The site's own archive has it.
+    let apt = far_apt(&pair);
+    apt.ok(&["update"]).unwrap();
+    let status = apt.install(&["diode-data"]).unwrap();
+    assert!(is_installed(&status, "diode-data", "1.3"), "{status}");
+}
+
+#[test]
 fn what_an_archive_does_wrong_is_named_and_the_last_good_packages_stay() {
     if let Err(skip) = programs() {
         return skip.announce_or_fail_in_ci("packages of an archive with faults");
