@@ -31,8 +31,6 @@ const VIEW_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(5);
 /// Time for those who are connected to hear of the end.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
-/// Connections at once for each host: one that was killed may have its old one still.
-const CONNECTIONS_OF_ONE: usize = 2;
 /// How much it stands behind the others.
 const NICE: i32 = 5;
 
@@ -211,12 +209,8 @@ async fn tell(feeder: Arc<Feeder>) {
 
 async fn accept(feeder: &Arc<Feeder>, endpoint: &Endpoint) {
     let (handshakes, strangers) = (Handshakes::default(), Arc::new(Strangers::default()));
-    let connections_max = (feeder.config.host.len() * CONNECTIONS_OF_ONE).max(1);
+    // Handshakes are few at once, and each host has one connection: a newer one ends that before.
     while let Some(incoming) = endpoint.accept().await {
-        if endpoint.open_connections() > connections_max {
-            incoming.refuse();
-            continue;
-        }
         let Some((incoming, handshake)) = knock(incoming, &handshakes) else { continue };
         tokio::spawn(meet(feeder.clone(), incoming, handshake, strangers.clone()));
     }
