@@ -20,7 +20,7 @@ use diodesync::id::Sha256;
 use diodesync::limits::{PACKAGES_PACKED_BYTES_MAX, PROOF_BYTES_MAX};
 use diodesync::pack::{Blobs, PackStore};
 use diodesync::release::archive::{Packing, Release, Stanzas, keyring};
-use diodesync::release::{ArtifactKind, ArtifactName, Index, Suite};
+use diodesync::release::{ArtifactKind, ArtifactName, Blob, Index, Suite};
 use serde::{Deserialize, Serialize};
 
 /// How `Packages` files are packed, in the order in which apt prefers them.
@@ -84,13 +84,12 @@ struct Held<'a> {
 }
 
 impl Held<'_> {
-    fn bytes(&self, digest: &Sha256) -> Option<u64> {
-        self.releases.iter().find_map(|index| index.blobs.get(digest)).map(|blob| blob.bytes)
+    fn blob(&self, digest: &Sha256) -> Option<&Blob> {
+        self.releases.iter().find_map(|index| index.blobs.get(digest))
     }
 
     fn read(&self, digest: &Sha256, max: u64) -> anyhow::Result<Vec<u8>> {
-        let blob = self.releases.iter().find_map(|index| index.blobs.get(digest));
-        let blob = blob.with_context(|| format!("blob {digest} is not listed"))?;
+        let blob = self.blob(digest).with_context(|| format!("blob {digest} is not listed"))?;
         self.packs.whole_blob(blob, max)?.context("a proof is larger than any proof should be")
     }
 
@@ -113,7 +112,7 @@ impl Held<'_> {
     fn replay(&self, suite: &Suite, release: &Release, proof: (Sha256, Sha256)) -> anyhow::Result<Replay> {
         let mut replay = Replay::default();
         for component in &release.components {
-            let common = match release.has_all_apart && names_index(release, component, "all") {
+            let common = match release.has_all_apart && index_of(release, component, "all").is_some() {
                 true => match self.whole(suite, release, component, "all")? {
                     Some(files) => files,
                     None => continue,
@@ -141,23 +140,18 @@ impl Held<'_> {
         component: &str,
         architecture: &str,
     ) -> anyhow::Result<Option<BTreeMap<String, Sha256>>> {
-        let folder = format!("{component}/binary-{architecture}");
-        // apt takes the first that is named, and no other.
-        let path = PACKINGS.iter().map(|packing| format!("{folder}/Packages{packing}"));
-        let named = path.into_iter().find_map(|path| Some((release.files.get(&path)?, path)));
-        let Some((listed, path)) = named.filter(|(listed, _)| self.bytes(&listed.digest).is_some()) else {
+        let index = index_of(release, component, architecture);
+        let Some((path, digest)) = index.filter(|(_, digest)| self.blob(digest).is_some()) else {
             return Ok(None);
         };
         let base = format!("{suite}/dists/{suite}");
-        let mut files = BTreeMap::from([
-            (format!("{base}/{folder}/by-hash/SHA256/{}", listed.digest), listed.digest),
-            (format!("{base}/{path}"), listed.digest),
-        ]);
-        let packages = self.read(&listed.digest, PACKAGES_PACKED_BYTES_MAX)?;
+        let by_hash = format!("{base}/{component}/binary-{architecture}/by-hash/SHA256/{digest}");
+        let mut files = BTreeMap::from([(by_hash, digest), (format!("{base}/{path}"), digest)]);
+        let packages = self.read(&digest, PACKAGES_PACKED_BYTES_MAX)?;
         for stanza in Stanzas::new(&packages, Packing::of_path(&path)?)? {
             let stanza = stanza?;
             let (place, digest, bytes) = stanza.place()?;
-            if self.bytes(&digest) != Some(bytes) {
+            if self.blob(&digest).map(|blob| blob.bytes) != Some(bytes) {
                 tracing::debug!(%suite, component, architecture, lacking = place, "it is not here whole");
                 return Ok(None);
             }
@@ -167,9 +161,12 @@ impl Held<'_> {
     }
 }
 
-fn names_index(release: &Release, component: &str, architecture: &str) -> bool {
-    let path = |packing| format!("{component}/binary-{architecture}/Packages{packing}");
-    PACKINGS.iter().any(|packing| release.files.contains_key(&path(packing)))
+/// The `Packages` file of a component for an architecture, by its path and digest: apt takes the first that is named, and no
+/// other.
+fn index_of(release: &Release, component: &str, architecture: &str) -> Option<(String, Sha256)> {
+    let mut paths =
+        PACKINGS.iter().map(|packing| format!("{component}/binary-{architecture}/Packages{packing}"));
+    paths.find_map(|path| release.files.get(&path).map(|listed| listed.digest).map(|digest| (path, digest)))
 }
 
 #[cfg(test)]
