@@ -21,6 +21,7 @@
 // A test starts its virtual clock somewhere.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+mod aead;
 pub mod audit;
 pub mod buffer;
 pub mod codec;

@@ -1,7 +1,5 @@
 //! Sessions: offering one, sealing under it, opening it.
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::hkdf;
 use hpke::aead::AesGcm256;
 use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;
@@ -12,6 +10,7 @@ use zeroize::ZeroizeOnDrop;
 
 use super::keys::{EncappedKey, LinkKey, LinkVerifier, PairingSecret, ReceiverKey, ReceiverPublic, psk};
 use super::{KeyError, ReplayWindow};
+use crate::aead::Aead;
 use crate::id::{LaneId, LinkId, SessionNo};
 use crate::limits::{KEY_EPOCH_LOG2, RECEIVER_KEYS_MAX};
 use crate::wire::{
@@ -225,39 +224,15 @@ impl Paired {
 /// Key and nonce base of one epoch: 2^28 datagrams.
 struct EpochKey {
     epoch: u64,
-    key: LessSafeKey,
-    iv: [u8; 12],
-}
-
-struct Octets(usize);
-
-impl hkdf::KeyType for Octets {
-    fn len(&self) -> usize {
-        self.0
-    }
+    aead: Aead,
 }
 
 impl EpochKey {
-    /// HKDF-SHA256 (RFC 5869) with the session number as salt; the info names the epoch.
+    /// With the session number as salt; the info names the epoch.
     fn derive(secret: &SessionSecret, number: SessionNo, epoch: u64) -> Option<Self> {
-        let mut material = [0; 44];
         let info = [b"diodesync epoch 1".as_slice(), &epoch.to_be_bytes()];
-        let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, &number.0.to_be_bytes());
-        let prk = salt.extract(&secret.0);
-        prk.expand(&info, Octets(material.len())).ok()?.fill(&mut material).ok()?;
-        let (key, iv) = material.split_at(32);
-        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).ok()?);
-        let iv = iv.try_into().ok()?;
-        zeroize::Zeroize::zeroize(&mut material);
-        Some(Self { epoch, key, iv })
-    }
-
-    /// The epoch's IV xor the sequence number, right-aligned (as in RFC 8446 §5.3).
-    fn nonce(&self, sequence: u64) -> Nonce {
-        let mut nonce = self.iv;
-        let tail = nonce.iter_mut().rev().zip(sequence.to_be_bytes().into_iter().rev());
-        tail.for_each(|(octet, number)| *octet ^= number);
-        Nonce::assume_unique_for_key(nonce)
+        let aead = Aead::derive(&secret.0, &number.0.to_be_bytes(), &info)?;
+        Some(Self { epoch, aead })
     }
 }
 
@@ -305,13 +280,7 @@ impl Sealer {
             datagram.split_first_chunk_mut::<SEALED_HEADER_BYTES>().ok_or(SealError::Buffer)?;
         let (body, tag) = rest.split_last_chunk_mut::<TAG_BYTES>().ok_or(SealError::Buffer)?;
         *head = SealedHeader { version: self.version, session_low: self.number.0 as u32, sequence }.encode();
-        let nonce = self.current.nonce(sequence);
-        let sealed = self
-            .current
-            .key
-            .seal_in_place_separate_tag(nonce, Aad::from(&*head), body)
-            .map_err(|_| SealError::Buffer)?;
-        tag.copy_from_slice(sealed.as_ref());
+        *tag = self.current.aead.seal(sequence, head, body).map_err(|_| SealError::Buffer)?;
         self.next_sequence = sequence.checked_add(1).ok_or(SealError::Exhausted)?;
         Ok(())
     }
@@ -370,11 +339,8 @@ impl Opener {
                 &fresh
             }
         };
-        let nonce = key.nonce(sequence);
-        let plain = key
-            .key
-            .open_in_place(nonce, Aad::from(&sealed.associated), sealed.body)
-            .map_err(|_| OpenError::Forged)?;
+        let opened = key.aead.open(sequence, &sealed.associated, sealed.body);
+        let plain = opened.map_err(|_| OpenError::Forged)?;
         if known.is_none() {
             self.remember(epoch);
         }

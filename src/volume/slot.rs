@@ -17,12 +17,11 @@
 //! Both are sealed by AES-256-GCM. The nonce is the export's IV xor the slot's number; the associated data is empty,
 //! because the number says which slot it is and the key which export.
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::hkdf;
 use thiserror::Error;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::{DATA_SLOT_BYTES, PARITY_SLOT_BYTES, SLOT_PAYLOAD_BYTES};
+use crate::aead::Aead;
 use crate::codec::{CodecError, Reader};
 use crate::id::{BlockId, BlockNo, ExportId, ObjectTag, PackId};
 use crate::limits::{BLOCK_BYTES, INDEX_BYTES_MAX, PACK_BLOCKS_MAX, TRUST_BYTES_MAX};
@@ -155,10 +154,7 @@ impl Piece {
 }
 
 /// Key and nonce base of one export.
-pub struct SlotKeys {
-    key: LessSafeKey,
-    iv: [u8; 12],
-}
+pub struct SlotKeys(Aead);
 
 impl std::fmt::Debug for SlotKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -166,32 +162,10 @@ impl std::fmt::Debug for SlotKeys {
     }
 }
 
-struct Octets(usize);
-
-impl hkdf::KeyType for Octets {
-    fn len(&self) -> usize {
-        self.0
-    }
-}
-
 impl SlotKeys {
-    /// HKDF-SHA256 (RFC 5869) with the export's id as salt. None only if the cipher refuses its own key length.
+    /// With the export's id as salt. None only if the cipher refuses its own key length.
     pub fn derive(secret: &ExportSecret, export: ExportId) -> Option<Self> {
-        let mut material = [0; 44];
-        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, &export.0).extract(&secret.0);
-        prk.expand(&[b"diodesync export slots 1"], Octets(material.len())).ok()?.fill(&mut material).ok()?;
-        let (key, iv) = material.split_at(32);
-        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).ok()?);
-        let iv = iv.try_into().ok()?;
-        material.zeroize();
-        Some(Self { key, iv })
-    }
-
-    fn nonce(&self, slot: u32) -> Nonce {
-        let mut nonce = self.iv;
-        let tail = nonce.iter_mut().rev().zip(slot.to_be_bytes().into_iter().rev());
-        tail.for_each(|(octet, number)| *octet ^= number);
-        Nonce::assume_unique_for_key(nonce)
+        Aead::derive(&secret.0, &export.0, &[b"diodesync export slots 1"]).map(Self)
     }
 
     /// Seals a piece into `out`, which becomes [`DATA_SLOT_BYTES`] long. `octets` are the piece's own.
@@ -213,8 +187,8 @@ impl SlotKeys {
 
     fn finish(&self, slot: u32, out: &mut Vec<u8>) {
         // It refuses more than 64 GiB, which a slot is not.
-        match self.key.seal_in_place_separate_tag(self.nonce(slot), Aad::empty(), out) {
-            Ok(tag) => out.extend_from_slice(tag.as_ref()),
+        match self.0.seal(slot.into(), &[], out) {
+            Ok(tag) => out.extend_from_slice(&tag),
             Err(_) => out.clear(),
         }
     }
@@ -242,7 +216,7 @@ impl SlotKeys {
         if sealed.len() != bytes {
             return Err(SlotError::Damaged { slot });
         }
-        let opened = self.key.open_in_place(self.nonce(slot), Aad::empty(), sealed);
+        let opened = self.0.open(slot.into(), &[], sealed);
         opened.map_err(|_| SlotError::Damaged { slot })
     }
 }
