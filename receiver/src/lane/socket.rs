@@ -9,13 +9,16 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use diodesync::buffer::Buffer;
 use listenfd::ListenFd;
-use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
+use quinn_udp::{RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Octets of the receive buffer that is asked for: 100 ms at 2.5 Gbit/s.
 const RECEIVE_BUFFER_BYTES: usize = 32 << 20;
 /// Octets of one buffer: what the kernel joins into one by GRO.
 const BUFFER_BYTES: usize = 65_536;
+/// Buffers that are filled at once: few, so that what the kernel has copied is still in the second-level cache when it is
+/// opened and placed.
+const BUFFERS: usize = 4;
 
 /// Pauses are worth it on fast lanes only.
 const PAUSE_RATE_MIN: u64 = 200_000_000;
@@ -130,8 +133,8 @@ impl LaneSocket {
     /// Buffers for [`Buffers::receive`].
     pub fn take_buffers(&self) -> Buffers {
         Buffers {
-            octets: Buffer::zeroed(BUFFER_BYTES * BATCH_SIZE),
-            metas: vec![RecvMeta::default(); BATCH_SIZE],
+            octets: Buffer::zeroed(BUFFER_BYTES * BUFFERS),
+            metas: vec![RecvMeta::default(); BUFFERS],
             filled: 0,
         }
     }
@@ -189,7 +192,7 @@ impl Buffers {
 
     /// Whether more may have come than was taken.
     pub fn is_full(&self) -> bool {
-        self.filled == BATCH_SIZE
+        self.filled == BUFFERS
     }
 
     /// What came: datagrams end to end, each of as many octets as stand beside them, but for a shorter last one.
