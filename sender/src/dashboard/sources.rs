@@ -57,6 +57,7 @@ struct Told {
 struct Last {
     new: Names,
     unchanged: u64,
+    renewed: Names,
     gone: Names,
     refused: Problems,
     failed: Problems,
@@ -87,6 +88,7 @@ impl Last {
         Self {
             new: names(report.new),
             unchanged: report.unchanged,
+            renewed: names(report.renewed),
             gone: names(report.gone),
             refused: problems(report.refused),
             failed: problems(report.failed),
@@ -172,7 +174,7 @@ pub fn page(daemon: &Daemon, name: &str, now_s: u64, may_act: bool) -> Option<Pa
     let SourceDetail { status, report } = daemon.sources.detail(name)?;
     let mut head = Html::default();
     card(&mut head, &status, now_s, may_act);
-    let Last { new, gone, refused, failed, released, new_bytes, .. } = Last::of(report);
+    let Last { new, renewed, gone, refused, failed, released, new_bytes, .. } = Last::of(report);
     let mut last = Html::default();
     put!(&mut last, "<h2>" (if status.running { "This pull" } else { "The last pull" }) "</h2>");
     if let Some(number) = released {
@@ -182,6 +184,7 @@ pub fn page(daemon: &Daemon, name: &str, now_s: u64, may_act: bool) -> Option<Pa
     problems(&mut last, "Failed", &failed);
     problems(&mut last, "Refused", &refused);
     super::pages::list(&mut last, "New", &new);
+    super::pages::list(&mut last, "Renewed", &renewed);
     super::pages::list(&mut last, "Gone", &gone);
     Some(Page::new(format!("Source {name}")).live("source", head).live("last", last))
 }

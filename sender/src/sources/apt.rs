@@ -9,7 +9,9 @@
 //!
 //! What is taken hangs together, so it comes whole or not at all. The proof of what was taken before stays as it is until
 //! a package of the same `Packages` file is new; then all of that file are proven anew, so that one proof is carried and
-//! not one for each day.
+//! not one for each day. A file of which every package is taken, which the far side serves as the archive signed it, is
+//! proven anew besides when the archive has another one (a package is gone from it), and when half of the time is over
+//! for which the newest `InRelease` that is here is valid.
 
 mod closure;
 mod relation;
@@ -23,8 +25,9 @@ use anyhow::{Context, bail};
 use diodesync::id::Sha256;
 use diodesync::limits::PROOF_BYTES_MAX;
 use diodesync::release::archive::{Packing, Release, Stanzas, keyring};
-use diodesync::release::index::{ArtifactKind, Package};
+use diodesync::release::index::{ArtifactKind, Package, PackageProof};
 use diodesync::release::{ArtifactName, PackageName, Suite};
+use diodesync_control::clock_s;
 use diodesync_control::table::Table;
 use tokio::task::JoinSet;
 
@@ -52,6 +55,16 @@ pub struct Apt {
     assumed: Vec<PackagePattern>,
     recommends: bool,
     keyring: PathBuf,
+}
+
+/// What of an archive is to be had.
+#[derive(Debug, Default)]
+struct Chosen {
+    packages: BTreeSet<Wanted>,
+    /// `Packages` files of which every package is, or is here.
+    whole: BTreeSet<usize>,
+    /// What hinders.
+    problems: Vec<String>,
 }
 
 /// A package that is to be had.
@@ -124,57 +137,82 @@ impl Pull for Apt {
                 .with_context(|| format!("suite {suite}"))?;
         }
         job.say("dependencies");
+        let held: BTreeMap<&Suite, Vec<Package>> =
+            self.suites.iter().map(|suite| (suite, job.packages(suite))).collect();
+        let debs: BTreeSet<Sha256> = held.values().flatten().map(|package| package.deb).collect();
         let (apt, fetched) = (self.clone(), Arc::new(fetched));
         let indexes = fetched.clone();
-        let chosen = tokio::task::spawn_blocking(move || apt.choose(&indexes));
-        let (wanted, problems) = chosen.await.context("the search for dependencies crashed")??;
-        job.plan(wanted.len())?;
-        if let Some(first) = problems.first() {
-            for problem in &problems {
+        let chosen = tokio::task::spawn_blocking(move || apt.choose(&indexes, debs));
+        let chosen = chosen.await.context("the search for dependencies crashed")??;
+        job.plan(chosen.packages.len())?;
+        if let Some(first) = chosen.problems.first() {
+            for problem in &chosen.problems {
                 tracing::warn!(source = job.source.name, "{problem}");
             }
             bail!(
                 "{first}{}; nothing of the source was taken, because packages would be lacking on the far side. Correct \
                  packages, add a suite or a component, or name in assume what is there already",
-                if problems.len() > 1 {
-                    format!(", and {} more like that", problems.len() - 1)
+                if chosen.problems.len() > 1 {
+                    format!(", and {} more like that", chosen.problems.len() - 1)
                 } else {
                     String::new()
                 }
             );
         }
+        let mut renewable = BTreeSet::new();
         for (suite, release) in &fetched.releases {
-            refuse_older(job, suite, release, &keys)?;
+            let proofs: BTreeSet<PackageProof> =
+                held.get(suite).into_iter().flatten().filter_map(|package| package.proof).collect();
+            let Some(newest) = newest_held(job, &proofs, release, &keys)? else { continue };
+            refuse_older(suite, release, &newest)?;
+            let is_over = newest.date_s < release.date_s && is_half_over(&newest, clock_s());
+            for (at, index) in fetched.indexes.iter().enumerate().filter(|(_, index)| index.suite == *suite) {
+                let digest = Sha256::of(&index.octets);
+                let is_same = newest.files.get(&index.path).is_some_and(|listed| listed.digest == digest);
+                let is_here = is_same && proofs.iter().any(|proof| proof.packages == digest);
+                renewable.extend((chosen.whole.contains(&at) && (is_over || !is_here)).then_some(at));
+            }
         }
-        self.take(job, &fetched, wanted).await
+        self.take(job, &fetched, chosen.packages, renewable).await
     }
+}
+
+/// The newest release that proves what is here of the archive that has given out `release`.
+fn newest_held(
+    job: &Job,
+    proofs: &BTreeSet<PackageProof>,
+    release: &Release,
+    keys: &BTreeMap<String, Vec<u8>>,
+) -> anyhow::Result<Option<Release>> {
+    let mut newest: Option<Release> = None;
+    for held in proofs.iter().map(|proof| proof.release).collect::<BTreeSet<_>>() {
+        let Some(octets) = job.held(&held, PROOF_BYTES_MAX)? else { continue };
+        // One by another key, or of another origin, is another archive's.
+        if let Ok(held) = Release::verify(&octets, keys)
+            && held.origin == release.origin
+            && newest.as_ref().is_none_or(|newest| newest.date_s < held.date_s)
+        {
+            newest = Some(held);
+        }
+    }
+    Ok(newest)
+}
+
+/// Whether half of the time is over for which a release is valid. For one without an end it never is.
+fn is_half_over(release: &Release, now_s: u64) -> bool {
+    release.valid_until_s.is_some_and(|until_s| now_s >= release.date_s.midpoint(until_s))
 }
 
 /// Refuses a release that is older than one that proves what is here: a mirror that went back, or an old one that somebody
 /// gives out while it is valid.
-fn refuse_older(
-    job: &Job,
-    suite: &Suite,
-    release: &Release,
-    keys: &BTreeMap<String, Vec<u8>>,
-) -> anyhow::Result<()> {
-    let mut newest_s = 0;
-    for before in job.proofs(suite) {
-        let Some(octets) = job.held(&before, PROOF_BYTES_MAX)? else { continue };
-        // One by another key, or of another origin, is another archive's.
-        if let Ok(before) = Release::verify(&octets, keys)
-            && before.origin == release.origin
-        {
-            newest_s = newest_s.max(before.date_s);
-        }
-    }
-    if release.date_s < newest_s {
+fn refuse_older(suite: &Suite, release: &Release, newest: &Release) -> anyhow::Result<()> {
+    if release.date_s < newest.date_s {
         let of = |s| jiff::Timestamp::from_second(s as i64).map(|time| time.to_string()).unwrap_or_default();
         bail!(
             "suite {suite}: the archive gives out its release of {}, and packages of that of {} are here already; it went \
              back, or this mirror of it is behind. What is here stays",
             of(release.date_s),
-            of(newest_s)
+            of(newest.date_s)
         );
     }
     Ok(())
@@ -202,8 +240,8 @@ impl Apt {
         Ok(Request::get(self.url.join(path)?).authorized(job.fetch.authorization()))
     }
 
-    /// The packages that are meant, and what hinders.
-    fn choose(&self, fetched: &Fetched) -> anyhow::Result<(BTreeSet<Wanted>, Vec<String>)> {
+    /// The packages that are meant, and what hinders. `debs` are those that are here.
+    fn choose(&self, fetched: &Fetched, mut debs: BTreeSet<Sha256>) -> anyhow::Result<Chosen> {
         let (mut wanted, mut problems) = (BTreeSet::new(), Vec::new());
         for architecture in &self.architectures {
             let mut universe = Universe::default();
@@ -237,11 +275,29 @@ impl Apt {
         // Packages for all architectures stand in the index of each.
         let mut names = BTreeSet::new();
         wanted.retain(|one| names.insert(one.name.clone()));
-        Ok((wanted, problems))
+        debs.extend(wanted.iter().map(|one| one.deb));
+        let mut whole = BTreeSet::new();
+        for (at, index) in fetched.indexes.iter().enumerate() {
+            let mut is_whole = true;
+            for stanza in Stanzas::new(&index.octets, Packing::of_path(&index.path)?)? {
+                is_whole = debs.contains(&stanza?.place()?.1);
+                if !is_whole {
+                    break;
+                }
+            }
+            whole.extend(is_whole.then_some(at));
+        }
+        Ok(Chosen { packages: wanted, whole, problems })
     }
 
-    /// Downloads what is not here, and hands over what has changed.
-    async fn take(&self, job: &Arc<Job>, fetched: &Fetched, wanted: BTreeSet<Wanted>) -> anyhow::Result<()> {
+    /// Downloads what is not here, and hands over what has changed, and what is proven anew.
+    async fn take(
+        &self,
+        job: &Arc<Job>,
+        fetched: &Fetched,
+        wanted: BTreeSet<Wanted>,
+        renewable: BTreeSet<usize>,
+    ) -> anyhow::Result<()> {
         let is_here = |one: &Wanted| {
             package_of(job, &one.name).is_some_and(|here| here.deb == one.deb && here.proof.is_some())
         };
@@ -253,7 +309,9 @@ impl Apt {
             // What came is gone on with.
             bail!("{lacking} packages could not be had, and what depends on them is not taken without them");
         }
-        let touched: BTreeSet<usize> = changed.iter().map(|one| one.index).collect();
+        let mut touched: BTreeSet<usize> = changed.iter().map(|one| one.index).collect();
+        let renewed: BTreeSet<usize> = renewable.difference(&touched).copied().collect();
+        touched.extend(&renewed);
         let (anew, untouched): (Vec<Wanted>, Vec<Wanted>) =
             wanted.into_iter().partition(|one| touched.contains(&one.index));
         untouched.iter().for_each(|one| job.unchanged(&ArtifactName::Package(one.name.clone())));
@@ -262,6 +320,9 @@ impl Apt {
             let own: Vec<&Wanted> = anew.iter().filter(|one| one.index == at).collect();
             for chunk in own.chunks(CHUNK) {
                 self.hand_over(job, index, chunk, &changed, &came).await?;
+            }
+            if renewed.contains(&at) && !own.is_empty() {
+                job.renewed(format!("{} of suite {}", index.path, index.suite));
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, bail};
 use diodesync::id::Sha256;
 use diodesync::pack::Blobs;
-use diodesync::release::index::ArtifactKind;
+use diodesync::release::index::{ArtifactKind, Package};
 use diodesync::release::name::{ArtifactName, Suite};
 
 use super::config::Source;
@@ -72,18 +72,18 @@ impl Job {
             .cloned()
     }
 
-    /// The `InRelease` of each proof that the source's channel has for packages of a suite.
-    pub fn proofs(&self, suite: &Suite) -> BTreeSet<Sha256> {
+    /// What the source's channel has of a suite.
+    pub fn packages(&self, suite: &Suite) -> Vec<Package> {
         let store = lock(&self.daemon.store);
         let staged = store.staged.values().filter(|index| index.channel == self.source.channel);
         let all = staged.chain(store.newest.get(&self.source.channel)).flat_map(|index| &index.artifacts);
-        let proof = |(name, kind): (&ArtifactName, &ArtifactKind)| match (name, kind) {
+        let package = |(name, kind): (&ArtifactName, &ArtifactKind)| match (name, kind) {
             (ArtifactName::Package(name), ArtifactKind::Package(package)) if name.suite == *suite => {
-                package.proof.map(|proof| proof.release)
+                Some(*package)
             }
             _ => None,
         };
-        all.filter_map(proof).collect()
+        all.filter_map(package).collect()
     }
 
     /// Whether a blob is here and need not be fetched.
@@ -125,6 +125,11 @@ impl Job {
         if lock(&self.seen).insert(name.to_string()) {
             lock(&self.report).unchanged += 1;
         }
+    }
+
+    /// Artifacts that are here already have a newer proof of their upstream.
+    pub fn renewed(&self, what: String) {
+        lock(&self.report).renewed.push(what);
     }
 
     /// Something is not taken, or cannot be had. `what` is the artifact where there is one, so that it does not count as

@@ -28,6 +28,9 @@ pub struct Report {
     pub new: Vec<String>,
     /// How many are as they were.
     pub unchanged: u64,
+    /// Lists of artifacts that are as they were, and have a newer proof of their upstream.
+    #[serde(default)]
+    pub renewed: Vec<String>,
     /// Artifacts that the source brought before and does not name any more.
     pub gone: Vec<String>,
     /// What is not taken, and why.
@@ -54,6 +57,7 @@ impl Report {
         let counts = [
             (self.new.len() as u64, "new"),
             (self.unchanged, "unchanged"),
+            (self.renewed.len() as u64, "renewed"),
             (self.gone.len() as u64, "gone"),
             (self.refused.len() as u64, "refused"),
             (self.failed.len() as u64, "failed"),
@@ -68,7 +72,7 @@ impl Report {
             let _ = write!(out, "; release {number}");
         }
         out.push('\n');
-        for (word, names) in [("new", &self.new), ("gone", &self.gone)] {
+        for (word, names) in [("new", &self.new), ("renewed", &self.renewed), ("gone", &self.gone)] {
             for what in names {
                 let _ = writeln!(out, "  {word:8} {what}");
             }

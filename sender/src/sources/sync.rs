@@ -148,7 +148,7 @@ impl Sources {
 /// Withdraws what is gone, if that is wanted, and cuts a release if something has changed, now or before a pull that ended
 /// in the middle.
 fn settle(daemon: &Daemon, source: &Source, was_open: bool, report: &mut Report) -> anyhow::Result<()> {
-    let mut is_changed = !report.new.is_empty() || was_open;
+    let mut is_changed = !report.new.is_empty() || !report.renewed.is_empty() || was_open;
     if source.gone == Gone::Withdraw && !report.gone.is_empty() {
         let mut store = daemon.store.lock().unwrap_or_else(PoisonError::into_inner);
         let present = withdraw::list(&store, &source.channel).artifacts;

@@ -53,6 +53,10 @@ impl Archive {
         let own = |line: &&str| !line.ends_with("InRelease") && !line.ends_with(" Release");
         let release: String = release.lines().filter(own).map(|line| format!("{line}\n")).collect();
         let (head, sums) = release.split_once("MD5Sum:").context("apt-ftparchive writes sums")?;
+        // Another date than now, if there is one.
+        let is_dated = more.starts_with("Date:");
+        let head: String =
+            head.split_inclusive('\n').filter(|line| !is_dated || !line.starts_with("Date:")).collect();
         let signed = gpg.clearsign(format!("{head}{more}MD5Sum:{sums}").as_bytes())?;
         Ok(std::fs::write(self.dir.join(&folder).join("InRelease"), signed)?)
     }

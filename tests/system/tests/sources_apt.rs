@@ -2,6 +2,7 @@
 //! with the archive's proof checked on both sides; and an archive that does everything wrong that one can.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use diodesync_system::apt::Apt;
@@ -70,6 +71,14 @@ fn is_installed(status: &str, package: &str, version: &str) -> bool {
             && has(&format!("Version: {version}"))
             && has("Status: install ok installed")
     })
+}
+
+/// A date as archives write it, so many days from now.
+fn archive_date(days: i32) -> String {
+    let mut date = Command::new("date");
+    date.env("LC_ALL", "C").args(["--utc", "--date", &format!("{days} days")]);
+    let output = date.arg("+%a, %d %b %Y %H:%M:%S UTC").output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 struct World {
@@ -185,6 +194,8 @@ fn a_suite_that_is_here_whole_is_served_as_its_archive_signed_it() {
     let mut pair =
         Pair::over_link(&Setup { name: "src-replay", ..Setup::default() }, Weather::lossy(2)).unwrap();
     let world = World::new(&pair.dir.join("work"));
+    let dates = format!("Date: {}\nValid-Until: {}\n", archive_date(-2), archive_date(1));
+    world.publish(&world.gpg, &dates);
     configure(&pair, &world.source("'diode-tool'", ""));
     pair.start().unwrap();
     good(&pair);
@@ -204,24 +215,45 @@ fn a_suite_that_is_here_whole_is_served_as_its_archive_signed_it() {
     let status = apt.install(&["diode-data"]).unwrap();
     assert!(is_installed(&status, "diode-data", "1.1"), "{status}");
 
-    // The newest release of the suite counts; its date has whole seconds.
+    // More than half of the time is over for which it is valid: a newer one comes although no package is new. Of demo
+    // none does, which is not here whole. The next one need not come, for it says nothing else.
     let publish = |pair: &Pair| {
+        // Its date has whole seconds.
         std::thread::sleep(Duration::from_millis(1100));
         world.publish(&world.gpg, "");
-        good(pair);
+        good(pair)
     };
-    deb(&world.updates.pool(), "diode-data", "1.2", "all", "", "zstd").unwrap();
-    publish(&pair);
+    let renewed = "\n  renewed  main/binary-amd64/Packages.xz of suite demo-updates\n";
+    let said = publish(&pair);
+    assert!(said.contains("0 new, 4 unchanged, 1 renewed") && said.contains(renewed), "{said}");
     pair.wait_published(2, 2 * MINUTE).unwrap();
+    let of_archive = || std::fs::read(world.updates.dir.join("dists/demo-updates/InRelease")).unwrap();
+    let signed = https.get_ok("/replay/demo-updates/dists/demo-updates/InRelease").unwrap().body;
+    assert_eq!(signed, of_archive());
+    apt.ok(&["update"]).unwrap();
+    let said = publish(&pair);
+    assert!(said.contains("0 new, 4 unchanged; ") && !said.contains("release"), "{said}");
+
+    // The newest release of the suite counts, and one from which a package is gone comes too.
+    let newer = deb(&world.updates.pool(), "diode-data", "1.2", "all", "", "zstd").unwrap();
+    publish(&pair);
+    pair.wait_published(3, 2 * MINUTE).unwrap();
     apt.ok(&["update"]).unwrap();
     let status = apt.install(&["diode-data"]).unwrap();
     assert!(is_installed(&status, "diode-data", "1.2"), "{status}");
+    std::fs::remove_file(newer).unwrap();
+    let said = publish(&pair);
+    assert!(said.contains(renewed), "{said}");
+    pair.wait_published(4, 2 * MINUTE).unwrap();
+    let signed = https.get_ok("/replay/demo-updates/dists/demo-updates/InRelease").unwrap().body;
+    assert_eq!(signed, of_archive());
+    apt.ok(&["update"]).unwrap();
 
     // It names a package that is not here: an older one in its place would hide what is new.
     deb(&world.updates.pool(), "diode-data", "1.3", "all", "", "zstd").unwrap();
     deb(&world.updates.pool(), "diode-extra", "1", "amd64", "", "xz").unwrap();
     publish(&pair);
-    pair.wait_published(3, 2 * MINUTE).unwrap();
+    pair.wait_published(5, 2 * MINUTE).unwrap();
     let sources = String::from_utf8(https.get_ok("/client/replay.sources").unwrap().body).unwrap();
     assert!(sources.contains("None is"), "{sources}");
     let (done, said) = apt.get(&["update"]).unwrap();
