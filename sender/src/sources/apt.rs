@@ -6,15 +6,15 @@
 //! | [`closure`] | which packages are meant, and what they depend on |
 //! | [`relation`], [`version`] | dependencies and the order of versions |
 //! | [`suite`] | what a suite has |
+//! | [`renewal`] | what is proven anew although no package is new |
 //!
 //! What is taken hangs together, so it comes whole or not at all. The proof of what was taken before stays as it is until
 //! a package of the same `Packages` file is new; then all of that file are proven anew, so that one proof is carried and
-//! not one for each day. A file of which every package is taken, which the far side serves as the archive signed it, is
-//! proven anew besides when the archive has another one (a package is gone from it), and when half of the time is over
-//! for which the newest `InRelease` that is here is valid.
+//! not one for each day.
 
 mod closure;
 mod relation;
+mod renewal;
 mod suite;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +25,7 @@ use anyhow::{Context, bail};
 use diodesync::id::Sha256;
 use diodesync::limits::PROOF_BYTES_MAX;
 use diodesync::release::archive::{Packing, Release, Stanzas, keyring};
-use diodesync::release::index::{ArtifactKind, Package, PackageProof};
+use diodesync::release::index::{ArtifactKind, Package};
 use diodesync::release::{ArtifactName, PackageName, Suite};
 use diodesync_control::clock_s;
 use diodesync_control::table::Table;
@@ -38,6 +38,7 @@ use super::{Job, Pull};
 use crate::submit::{Item, Role, What};
 use closure::{Candidate, Universe};
 use relation::PackagePattern;
+use renewal::Keys;
 use suite::{Fetched, Index};
 
 /// Packages of one submission. Their digests must fit into one message.
@@ -159,48 +160,17 @@ impl Pull for Apt {
                 }
             );
         }
-        let mut renewable = BTreeSet::new();
+        let mut newest = BTreeMap::new();
         for (suite, release) in &fetched.releases {
-            let proofs: BTreeSet<PackageProof> =
-                held.get(suite).into_iter().flatten().filter_map(|package| package.proof).collect();
-            let Some(newest) = newest_held(job, &proofs, release, &keys)? else { continue };
-            refuse_older(suite, release, &newest)?;
-            let is_over = newest.date_s < release.date_s && is_half_over(&newest, clock_s());
-            for (at, index) in fetched.indexes.iter().enumerate().filter(|(_, index)| index.suite == *suite) {
-                let digest = Sha256::of(&index.octets);
-                let is_same = newest.files.get(&index.path).is_some_and(|listed| listed.digest == digest);
-                let is_here = is_same && proofs.iter().any(|proof| proof.packages == digest);
-                renewable.extend((chosen.whole.contains(&at) && (is_over || !is_here)).then_some(at));
+            let packages = held.get(suite).into_iter().flatten();
+            let proofs = packages.filter_map(|package| package.proof).collect();
+            if let Some((held, _)) = renewal::newest(job, &proofs, release, &keys)? {
+                refuse_older(suite, release, &held)?;
+                newest.insert(suite.clone(), held);
             }
         }
-        self.take(job, &fetched, chosen.packages, renewable).await
+        self.take(job, fetched, chosen, newest, keys).await
     }
-}
-
-/// The newest release that proves what is here of the archive that has given out `release`.
-fn newest_held(
-    job: &Job,
-    proofs: &BTreeSet<PackageProof>,
-    release: &Release,
-    keys: &BTreeMap<String, Vec<u8>>,
-) -> anyhow::Result<Option<Release>> {
-    let mut newest: Option<Release> = None;
-    for held in proofs.iter().map(|proof| proof.release).collect::<BTreeSet<_>>() {
-        let Some(octets) = job.held(&held, PROOF_BYTES_MAX)? else { continue };
-        // One by another key, or of another origin, is another archive's.
-        if let Ok(held) = Release::verify(&octets, keys)
-            && held.origin == release.origin
-            && newest.as_ref().is_none_or(|newest| newest.date_s < held.date_s)
-        {
-            newest = Some(held);
-        }
-    }
-    Ok(newest)
-}
-
-/// Whether half of the time is over for which a release is valid. For one without an end it never is.
-fn is_half_over(release: &Release, now_s: u64) -> bool {
-    release.valid_until_s.is_some_and(|until_s| now_s >= release.date_s.midpoint(until_s))
 }
 
 /// Refuses a release that is older than one that proves what is here: a mirror that went back, or an old one that somebody
@@ -226,7 +196,7 @@ fn package_of(job: &Job, name: &PackageName) -> Option<Package> {
 }
 
 impl Apt {
-    fn keys(&self) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+    fn keys(&self) -> anyhow::Result<Keys> {
         let path = self.keyring.display();
         let length = std::fs::metadata(&self.keyring).with_context(|| format!("cannot read {path}"))?.len();
         if length > PROOF_BYTES_MAX {
@@ -278,6 +248,7 @@ impl Apt {
         debs.extend(wanted.iter().map(|one| one.deb));
         let mut whole = BTreeSet::new();
         for (at, index) in fetched.indexes.iter().enumerate() {
+            // Most name a package near the beginning that is not taken.
             let mut is_whole = true;
             for stanza in Stanzas::new(&index.octets, Packing::of_path(&index.path)?)? {
                 is_whole = debs.contains(&stanza?.place()?.1);
@@ -294,14 +265,15 @@ impl Apt {
     async fn take(
         &self,
         job: &Arc<Job>,
-        fetched: &Fetched,
-        wanted: BTreeSet<Wanted>,
-        renewable: BTreeSet<usize>,
+        fetched: Arc<Fetched>,
+        chosen: Chosen,
+        newest: BTreeMap<Suite, Release>,
+        keys: Keys,
     ) -> anyhow::Result<()> {
         let is_here = |one: &Wanted| {
             package_of(job, &one.name).is_some_and(|here| here.deb == one.deb && here.proof.is_some())
         };
-        let changed: BTreeSet<Wanted> = wanted.iter().filter(|one| !is_here(one)).cloned().collect();
+        let changed: BTreeSet<Wanted> = chosen.packages.iter().filter(|one| !is_here(one)).cloned().collect();
         let came = self.download(job, &changed).await;
         let lacking =
             changed.iter().filter(|one| !came.contains_key(&one.deb) && !job.holds(&one.deb)).count();
@@ -309,21 +281,46 @@ impl Apt {
             // What came is gone on with.
             bail!("{lacking} packages could not be had, and what depends on them is not taken without them");
         }
-        let mut touched: BTreeSet<usize> = changed.iter().map(|one| one.index).collect();
-        let renewed: BTreeSet<usize> = renewable.difference(&touched).copied().collect();
-        touched.extend(&renewed);
-        let (anew, untouched): (Vec<Wanted>, Vec<Wanted>) =
-            wanted.into_iter().partition(|one| touched.contains(&one.index));
-        untouched.iter().for_each(|one| job.unchanged(&ArtifactName::Package(one.name.clone())));
+        let touched: BTreeSet<usize> = changed.iter().map(|one| one.index).collect();
+        let chosen = Arc::new(chosen);
+        let work = {
+            let (job, fetched, chosen) = (job.clone(), fetched.clone(), chosen.clone());
+            let touched = touched.clone();
+            move || renewal::renewed(&job, &fetched, &chosen, &newest, &touched, &keys, clock_s())
+        };
+        let renewed = tokio::task::spawn_blocking(work).await.context("the look at proofs crashed")?;
+        for one in chosen.packages.iter().filter(|one| !touched.contains(&one.index)) {
+            job.unchanged(&ArtifactName::Package(one.name.clone()));
+        }
         for at in touched {
-            let index = fetched.indexes.get(at).context("an index is gone")?;
-            let own: Vec<&Wanted> = anew.iter().filter(|one| one.index == at).collect();
-            for chunk in own.chunks(CHUNK) {
-                self.hand_over(job, index, chunk, &changed, &came).await?;
+            self.hand_over_all(job, &fetched, &chosen, at, &changed, &came).await?;
+        }
+        // What is new does not wait for what is only newer.
+        for at in renewed.context("what is to be proven anew")? {
+            let Some(index) = fetched.indexes.get(at) else { continue };
+            let what = format!("{} of suite {}", index.path, index.suite);
+            match self.hand_over_all(job, &fetched, &chosen, at, &changed, &came).await {
+                Ok(()) => job.renewed(what),
+                Err(error) => job.failed(&what, &error.context("it cannot be proven anew")),
             }
-            if renewed.contains(&at) && !own.is_empty() {
-                job.renewed(format!("{} of suite {}", index.path, index.suite));
-            }
+        }
+        Ok(())
+    }
+
+    /// Hands over what is taken of one `Packages` file.
+    async fn hand_over_all(
+        &self,
+        job: &Arc<Job>,
+        fetched: &Fetched,
+        chosen: &Chosen,
+        at: usize,
+        changed: &BTreeSet<Wanted>,
+        came: &BTreeMap<Sha256, Downloaded>,
+    ) -> anyhow::Result<()> {
+        let index = fetched.indexes.get(at).context("an index is gone")?;
+        let own: Vec<&Wanted> = chosen.packages.iter().filter(|one| one.index == at).collect();
+        for chunk in own.chunks(CHUNK) {
+            self.hand_over(job, index, chunk, changed, came).await?;
         }
         Ok(())
     }
