@@ -8,6 +8,8 @@
 //! |---|---|---|
 //! | AMD EPYC, family 25 (VAES), 2026-11-27 | 2.7 and 2.6 | 4.3 and 4.6 |
 //! | Intel Xeon, family 6, model 207 (AVX-512), 2026-11-24 | 8.0 | not measured |
+//!
+//! The secrets from which keys follow are wiped when they are dropped. `aws-lc-rs` wipes its keys too, `ring` does not.
 
 use aws_lc_rs::{aead as aws, hkdf};
 use ring::aead as ring;

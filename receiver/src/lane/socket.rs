@@ -9,16 +9,16 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use diodesync::buffer::Buffer;
 use listenfd::ListenFd;
-use quinn_udp::{RecvMeta, UdpSocketState};
+use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Octets of the receive buffer that is asked for: 100 ms at 2.5 Gbit/s.
 const RECEIVE_BUFFER_BYTES: usize = 32 << 20;
 /// Octets of one buffer: what the kernel joins into one by GRO.
 const BUFFER_BYTES: usize = 65_536;
-/// Buffers that are filled at once: few, so that what the kernel has copied is still in the second-level cache when it is
-/// opened and placed.
-const BUFFERS: usize = 4;
+/// Buffers that are filled at once while the kernel joins datagrams: few, so that what it has copied is still in the
+/// second-level cache when it is opened and placed. While it joins none, each has one datagram, and more are worth it.
+const JOINED_BUFFERS: usize = 4;
 
 /// Pauses are worth it on fast lanes only.
 const PAUSE_RATE_MIN: u64 = 200_000_000;
@@ -92,7 +92,8 @@ impl Given {
 pub struct Buffers {
     octets: Buffer,
     metas: Vec<RecvMeta>,
-    /// How many of them are filled.
+    /// How many of them the kernel may fill, and how many it has filled.
+    offered: usize,
     filled: usize,
 }
 
@@ -133,8 +134,9 @@ impl LaneSocket {
     /// Buffers for [`Buffers::receive`].
     pub fn take_buffers(&self) -> Buffers {
         Buffers {
-            octets: Buffer::zeroed(BUFFER_BYTES * BUFFERS),
-            metas: vec![RecvMeta::default(); BUFFERS],
+            octets: Buffer::zeroed(BUFFER_BYTES * BATCH_SIZE),
+            metas: vec![RecvMeta::default(); BATCH_SIZE],
+            offered: BATCH_SIZE,
             filled: 0,
         }
     }
@@ -177,9 +179,14 @@ fn drops_in(mut table: &File, inode: u64) -> Option<u64> {
 impl Buffers {
     /// Takes what has come, or else waits up to `wait` for more.
     pub fn receive(&mut self, socket: &LaneSocket, wait: Duration) -> io::Result<()> {
+        let mut last = self.metas.iter().take(self.filled);
+        if self.filled > 0 {
+            let is_joined = last.any(|meta| meta.len > meta.stride);
+            self.offered = if is_joined { JOINED_BUFFERS } else { BATCH_SIZE };
+        }
         self.filled = 0;
         let mut slices: Vec<IoSliceMut<'_>> =
-            self.octets.chunks_mut(BUFFER_BYTES).map(IoSliceMut::new).collect();
+            self.octets.chunks_mut(BUFFER_BYTES).take(self.offered).map(IoSliceMut::new).collect();
         self.filled = match socket.state.recv((&socket.socket).into(), &mut slices, &mut self.metas) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -192,7 +199,7 @@ impl Buffers {
 
     /// Whether more may have come than was taken.
     pub fn is_full(&self) -> bool {
-        self.filled == BUFFERS
+        self.filled == self.offered
     }
 
     /// What came: datagrams end to end, each of as many octets as stand beside them, but for a shorter last one.
