@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
@@ -59,6 +60,9 @@ impl Layout {
         let image = format!("{}:{tag}", self.dir.display());
         let source = self.dir.with_extension("content");
         std::fs::write(&source, content)?;
+        // The layer has the file's time: the same content is the same layer, whenever it is made.
+        let made = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        std::fs::File::options().write(true).open(&source)?.set_modified(made)?;
         run(Command::new("umoci").args(["new", "--image", &image]))?;
         run(Command::new("umoci").args([
             "config",

@@ -578,7 +578,7 @@ fn packages_and_images_are_judged_by_what_is_found_in_them() {
     assert!(first["sent_bytes"].as_u64().unwrap() > MIB, "{first}");
     assert_eq!(site.submit(&image("v1"))["sent_bytes"], 0);
     let second = site.submit(&image("v2"));
-    assert!(second["sent_bytes"].as_u64().unwrap() <= first["sent_bytes"].as_u64().unwrap(), "{second}");
+    assert!((1..MIB / 2).contains(&second["sent_bytes"].as_u64().unwrap()), "{second}");
 
     // A manifest alone, for blobs that others have brought: they are not this producer's to use.
     let secret = Layout::new(&work.join("secret")).unwrap();
