@@ -179,9 +179,8 @@ fn drops_in(mut table: &File, inode: u64) -> Option<u64> {
 impl Buffers {
     /// Takes what has come, or else waits up to `wait` for more.
     pub fn receive(&mut self, socket: &LaneSocket, wait: Duration) -> io::Result<()> {
-        let mut last = self.metas.iter().take(self.filled);
         if self.filled > 0 {
-            let is_joined = last.any(|meta| meta.len > meta.stride);
+            let is_joined = self.metas.iter().take(self.filled).any(|meta| meta.len > meta.stride);
             self.offered = if is_joined { JOINED_BUFFERS } else { BATCH_SIZE };
         }
         self.filled = 0;

@@ -56,7 +56,8 @@ pub fn exercise(queue: Option<Queue>, octets: Buffer) {
 }
 
 /// Threads. They do not step back as the publisher does: beside it, at `rate = "max"` and on two cores, they would not keep
-/// up, and when the queue is full the lane waits for them (measured: 600 of 2000 blocks lacking after a round).
+/// up, and when the queue is full the lane waits for them (2026-11-27, AMD EPYC, `tests/bench/link --size 2GiB`: 628
+/// blocks of 2048 were lacking after a round, and none without it).
 const THREADS: usize = 2;
 /// Blocks that wait for a worker. When they are more, the lane waits, and the kernel's buffer fills.
 const QUEUE: usize = 32;

@@ -59,7 +59,7 @@ pub struct Apt {
 }
 
 /// What of an archive is to be had.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Chosen {
     packages: BTreeSet<Wanted>,
     /// `Packages` files of which every package is, or is here.

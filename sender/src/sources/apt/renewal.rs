@@ -112,7 +112,7 @@ fn debs_of(job: &Job, release: &Release, proof: &PackageProof) -> anyhow::Result
 }
 
 /// The packages that a `Packages` file names.
-pub fn debs(octets: &[u8], path: &str) -> anyhow::Result<BTreeSet<Sha256>> {
+fn debs(octets: &[u8], path: &str) -> anyhow::Result<BTreeSet<Sha256>> {
     let mut debs = BTreeSet::new();
     for stanza in Stanzas::new(octets, Packing::of_path(path)?)? {
         debs.insert(stanza?.place()?.1);
