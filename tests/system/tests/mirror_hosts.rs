@@ -259,6 +259,20 @@ fn find(pair: &Pair, content: &[u8]) -> (PathBuf, u64) {
     panic!("it is in no pack");
 }
 
+/// Waits until the diode says that a release is not fed, and which file is to blame, or until it says so no more.
+fn wait_fed(pair: &Pair, number: u64, is_fed: bool) {
+    let note = format!("release main {number} is not fed");
+    wait_for(&format!("{note}: {}", !is_fed), MINUTE, || {
+        let text = pair.high.ok(&["status"])?;
+        Ok(match text.lines().find(|line| line.contains(&note)) {
+            Some(line) => !is_fed && line.contains(&format!("{number}.judged")),
+            None => is_fed,
+        }
+        .then_some(()))
+    })
+    .unwrap();
+}
+
 fn flip(path: &Path, at: u64) {
     let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
     let mut octet = [0];
@@ -311,7 +325,13 @@ fn what_was_not_signed_is_refused_and_what_is_served_stays() {
     pair.wait_published(3, 2 * MINUTE).unwrap();
     let judged = pair.high.dir().join("releases/main/3.judged");
     let good = std::fs::read(&judged).unwrap();
+    let mut garbled = good.clone();
+    garbled[good.len() / 2] ^= 1;
+    // The diode looks at it a few times a second, and says that one is garbled: so it is known to feed the old one.
+    std::fs::write(&judged, &garbled).unwrap();
+    wait_fed(&pair, 3, false);
     std::fs::write(&judged, &old).unwrap();
+    wait_fed(&pair, 3, true);
     host.side.start().unwrap();
     let why = host.wait_alarm("refused", MINUTE).unwrap();
     assert!(why.contains("version"), "{why}");
@@ -322,14 +342,8 @@ fn what_was_not_signed_is_refused_and_what_is_served_stays() {
     host.wait_published(3, MINUTE).unwrap();
 
     // Metadata that a disk has changed is named, and the next release is fed.
-    let mut garbled = good.clone();
-    garbled[good.len() / 2] ^= 1;
     std::fs::write(&judged, &garbled).unwrap();
-    wait_for("it is noted", MINUTE, || {
-        let text = pair.high.ok(&["status"])?;
-        Ok((text.contains("release main 3 is not fed") && text.contains("3.judged")).then_some(()))
-    })
-    .unwrap();
+    wait_fed(&pair, 3, false);
     let verified = pair.high.run(&["verify"]).unwrap();
     assert!(verified.code == Some(1) && verified.stdout.contains("3.judged"), "{verified:?}");
     write(&pair, "fourth", 4, 100_000);
