@@ -118,7 +118,7 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
-    /// Take releases from removable media
+    /// Take releases from removable media, or show or throw away what came of them in part
     Import {
         #[command(flatten)]
         common: Common,
@@ -299,7 +299,7 @@ async fn ask(command: Command) -> anyhow::Result<()> {
             }
         }
         Command::Status { common, watch: true } => watch(&common).await?,
-        Command::Import { common, args } => import::import(&client(&common)?, args).await?,
+        Command::Import { common, args } => import::import(&client(&common)?, args, common.json).await?,
         Command::AcknowledgeClock { common } => {
             let answer = client(&common)?.post("/v1/acknowledge-clock", &serde_json::Value::Null).await?;
             if common.json {

@@ -29,7 +29,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use diodesync::id::{Blake3, BlockId, ExportId};
 use diodesync::link::Paired;
 use diodesync::pack::{PackStore, fact};
@@ -40,7 +40,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::handover::{Claim, Inbox, Judge, Notice, Order, Orders};
 use crate::publish::Ledger;
-pub use api::{Taking, check_manifest_size, router};
+pub use api::{Taking, check_manifest_size, discarded, router};
 pub use medium::{ImportArgs, import};
 use standing::Standings;
 pub use standing::{Standing, VolumeLack};
@@ -302,6 +302,21 @@ impl Imports {
                 .with_context(|| format!("cannot remove {}", folder.display()))?;
         }
         Ok(summary)
+    }
+
+    /// Throws away what came of an import that nobody goes on with, once `tell` has told of it. Objects that were whole are
+    /// with the releases already and stay; begun anew, it begins from its first slot.
+    pub fn discard(&self, export: ExportId, tell: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = self.dir.join(export.to_string());
+        if !folder.exists() {
+            bail!("no import of export {export} is under way; those that are: diode-receiver import --list");
+        }
+        tell()?;
+        std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+        open.remove(&export);
+        self.standings.forget(export);
+        Ok(())
     }
 }
 

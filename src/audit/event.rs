@@ -237,6 +237,11 @@ pub enum Event {
         /// Slots that parity repaired.
         repaired: u32,
     },
+    /// What had come of an import that is not finished was thrown away.
+    Discarded {
+        /// The export.
+        export: String,
+    },
     /// Signed metadata was accepted.
     Trusted {
         /// Its version.

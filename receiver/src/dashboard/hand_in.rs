@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{self, Path, Query, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -31,7 +31,7 @@ use super::api::{Shared, by};
 use super::form::{FormReader, Piece};
 use super::import::outcome;
 use crate::api::Daemon;
-use crate::import::{Offered, Standing, Summary, Taken, Taking, VolumeLack, check_manifest_size};
+use crate::import::{Offered, Standing, Summary, Taken, Taking, VolumeLack, check_manifest_size, discarded};
 
 /// Time in which something must come of what is uploaded: it keeps other media waiting.
 const STALL_MAX: Duration = Duration::from_secs(60);
@@ -48,7 +48,9 @@ pub fn routes() -> Router<Arc<Board<Daemon>>> {
         .route("/api/v1/imports/{export}/resume", post(resume))
         .route("/api/v1/imports/{export}/slots", post(slots).layer(uploads()))
         .route("/api/v1/imports/{export}/finish", post(finish))
+        .route("/api/v1/imports/{export}/discard", post(discard))
         .route("/hand-in", post(form).layer(uploads()))
+        .route("/discard-import", post(discard_form))
         .route("/assets/import.js", get(script))
 }
 
@@ -190,6 +192,37 @@ fn finished(daemon: &Daemon, export: ExportId) -> anyhow::Result<Finished> {
 async fn finish(State(board): Shared, Path(export): Path<ExportId>) -> Result<Json<Finished>, ApiError> {
     let _leave = leave(&board).map_err(ApiError::busy)?;
     Ok(Json(alone(&board, move |daemon| finished(daemon, export)).await?))
+}
+
+/// What was thrown away.
+#[derive(Debug, Serialize)]
+struct Discarded {
+    export: ExportId,
+}
+
+async fn discard(State(board): Shared, Path(export): Path<ExportId>) -> Result<Json<Discarded>, ApiError> {
+    let _leave = leave(&board).map_err(ApiError::busy)?;
+    alone(&board, move |daemon| discarded(daemon, &by(), export)).await?;
+    Ok(Json(Discarded { export }))
+}
+
+#[derive(Debug, Deserialize)]
+struct DiscardForm {
+    export: ExportId,
+}
+
+async fn discard_form(
+    State(board): Shared,
+    extract::Form(DiscardForm { export }): extract::Form<DiscardForm>,
+) -> Response {
+    let done = match leave(&board) {
+        Ok(_leave) => alone(&board, move |daemon| discarded(daemon, &by(), export)).await,
+        Err(busy) => Err(busy),
+    };
+    let said = |()| {
+        format!("What had come of export {export} is thrown away. Whole blocks of it stay with the releases.")
+    };
+    board.answer("Import", done.map(said))
 }
 
 /// A form with what it is read from.

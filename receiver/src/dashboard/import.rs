@@ -51,7 +51,7 @@ fn lacks(out: &mut Html, missing: &[VolumeLack]) {
 
 /// The page.
 pub fn page(daemon: &Daemon, may_act: bool) -> Page {
-    let page = Page::new("Import").live("imports", under_way(&daemon.imports.under_way()));
+    let page = Page::new("Import").live("imports", under_way(&daemon.imports.under_way(), may_act));
     let mut out = Html::default();
     if may_act {
         // The script puts a choice of whole folders in, and lets files come without a manifest.
@@ -79,7 +79,7 @@ pub fn page(daemon: &Daemon, may_act: bool) -> Page {
     page.fixed("hand-in", out)
 }
 
-fn under_way(imports: &[Standing]) -> Html {
+fn under_way(imports: &[Standing], may_act: bool) -> Html {
     let mut out = Html::default();
     out.raw("<h2>Under way</h2>");
     if imports.is_empty() {
@@ -105,7 +105,13 @@ fn under_way(imports: &[Standing]) -> Html {
         );
         out.raw("</dl>");
         lacks(&mut out, &import.missing);
-        out.raw("<p class=\"dim\">Parity may make up for some of it.</p></div>");
+        out.raw("<p class=\"dim\">Parity may make up for some of it.</p>");
+        if may_act {
+            put!(&mut out, "<form method=\"post\" action=\"/discard-import\"><input type=\"hidden\" name=\"export\" value=\""
+                (import.export) "\"><button aria-label=\"Throw away what came of export " (import.export)
+                "\">Throw away</button></form>");
+        }
+        out.raw("</div>");
     }
     out
 }

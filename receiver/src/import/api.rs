@@ -5,10 +5,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::routing::post;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::{Buf, Bytes};
-use diodesync::audit::Event;
+use diodesync::audit::{Actor, Event};
 use diodesync::id::ExportId;
 use diodesync::volume::MANIFEST_BYTES_MAX;
 use diodesync_control::audit::Caller;
@@ -18,7 +18,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{Offered, Summary, Taken};
+use super::{Offered, Standing, Summary, Taken};
 use crate::api::Daemon;
 
 /// Chunks that wait to be taken.
@@ -83,10 +83,15 @@ pub fn check_manifest_size(octets: &[u8]) -> anyhow::Result<()> {
 /// The handlers.
 pub fn router() -> Router<Arc<Daemon>> {
     Router::new()
-        .route("/v1/imports", post(begin))
+        .route("/v1/imports", get(list).post(begin))
         .route("/v1/imports/{export}/resume", post(resume))
         .route("/v1/imports/{export}/slots", post(slots).layer(DefaultBodyLimit::disable()))
         .route("/v1/imports/{export}/finish", post(finish))
+        .route("/v1/imports/{export}/discard", post(discard))
+}
+
+async fn list(State(daemon): State<Arc<Daemon>>) -> Result<Json<Vec<Standing>>, ApiError> {
+    on_thread("import", move || Ok(daemon.imports.under_way())).await
 }
 
 async fn begin(
@@ -151,4 +156,18 @@ async fn finish(
         Ok(summary)
     })
     .await
+}
+
+/// Throws away what came of an import, and tells who had it done.
+pub fn discarded(daemon: &Daemon, by: &Actor, export: ExportId) -> anyhow::Result<()> {
+    let told = Event::Discarded { export: export.to_string() };
+    daemon.imports.discard(export, || daemon.audit.tell(by, told))
+}
+
+async fn discard(
+    State(daemon): State<Arc<Daemon>>,
+    Caller(by): Caller,
+    Path(export): Path<ExportId>,
+) -> Result<Json<()>, ApiError> {
+    on_thread("import", move || discarded(&daemon, &by, export)).await
 }

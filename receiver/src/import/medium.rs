@@ -20,7 +20,7 @@ use hyper::body::Frame;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use tokio::sync::mpsc;
 
-use super::{Offered, Summary, Taken};
+use super::{Offered, Standing, Summary, Taken};
 
 /// Octets that are read at once.
 const READ_BYTES: usize = 1 << 18;
@@ -31,7 +31,14 @@ const FILES_MAX: usize = 4096;
 #[derive(Debug, clap::Args)]
 pub struct ImportArgs {
     /// The folder with volumes: where a medium is mounted (ro,nodev,nosuid,noexec)
-    dir: PathBuf,
+    #[arg(required_unless_present_any = ["list", "discard"], conflicts_with_all = ["list", "discard"])]
+    dir: Option<PathBuf>,
+    /// Show the imports of which not everything is here
+    #[arg(long, conflicts_with = "discard")]
+    list: bool,
+    /// Throw away what came of an import that nobody goes on with; whole blocks of it stay
+    #[arg(long, value_name = "EXPORT")]
+    discard: Option<ExportId>,
 }
 
 /// A volume's folder.
@@ -45,13 +52,46 @@ struct Volume {
     is_complete: bool,
 }
 
-/// Reads all volumes in a folder. Says whether everything is here now.
-pub async fn import(client: &Client, args: ImportArgs) -> anyhow::Result<()> {
-    let volumes = volumes(&args.dir)?;
+/// What was asked for.
+pub async fn import(client: &Client, args: ImportArgs, json: bool) -> anyhow::Result<()> {
+    if let Some(export) = args.discard {
+        client.post(&format!("/v1/imports/{export}/discard"), &serde_json::Value::Null).await?;
+        println!("export {export}: what had come of it is thrown away; whole blocks stay");
+    } else if let Some(dir) = args.dir {
+        read_all(client, &dir).await?;
+    } else {
+        let answer = client.get("/v1/imports").await?;
+        if json {
+            println!("{answer:#}");
+        } else {
+            print!("{}", listing(&serde_json::from_value::<Vec<Standing>>(answer)?));
+        }
+    }
+    Ok(())
+}
+
+fn listing(imports: &[Standing]) -> String {
+    if imports.is_empty() {
+        return "no import is under way\n".to_owned();
+    }
+    let mut text = String::new();
+    for Standing { export, volumes, data_slots, missing_slots, missing, .. } in imports {
+        let on: Vec<String> = missing.iter().map(|lack| format!("{:03}", lack.volume)).collect();
+        text += &format!(
+            "export {export}: {missing_slots} of {data_slots} pieces are missing, on volume {} of {volumes}\n",
+            on.join(", ")
+        );
+    }
+    text
+}
+
+/// Reads all volumes in a folder. It is an error if not everything is here then.
+async fn read_all(client: &Client, dir: &Path) -> anyhow::Result<()> {
+    let volumes = volumes(dir)?;
     if volumes.is_empty() {
         bail!(
             "there is no volume in {}; expected folders named diodesync-EXPORT-NNN, as diode-sender export writes them",
-            args.dir.display()
+            dir.display()
         );
     }
     let mut exports: Vec<ExportId> = volumes.iter().map(|volume| volume.export).collect();

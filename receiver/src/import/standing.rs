@@ -5,10 +5,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use diodesync::id::ExportId;
 use diodesync::volume::Layout;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// An import of which not everything is here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// The export.
     pub export: ExportId,
@@ -25,7 +25,7 @@ pub struct Standing {
 }
 
 /// What is not here of a volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeLack {
     /// The volume, from 1.
     pub volume: u32,

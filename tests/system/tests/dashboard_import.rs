@@ -155,6 +155,53 @@ fn a_program_hands_volumes_in() {
     assert_eq!((&told[3]["export"], &told[3]["missing"]), (&json!(export), &json!(0)));
 }
 
+/// What came of an export that nobody goes on with goes, from afar and on the host, and the export can come again.
+#[test]
+fn what_came_in_part_is_thrown_away() {
+    let _alone = alone();
+    let mut carried = Carried::new("hand-discard", "0%");
+    let (high, volumes) = (carried.high(), carried.volumes.clone());
+    let in_part = || {
+        let export = begin(&high, &volumes[0]);
+        let (first, file) = slot_files(&volumes[0]).remove(0);
+        let slots = format!("/api/v1/imports/{export}/slots?first={first}");
+        assert_eq!(post_ok(&high, &slots, &std::fs::read(file).unwrap())["damaged"], json!([]));
+        export
+    };
+    let export = in_part();
+    let listed = carried.pair.high.ok(&["import", "--list"]).unwrap();
+    assert!(
+        listed.contains(&format!("export {export}: ")) && listed.contains("on volume 002, 003"),
+        "{listed}"
+    );
+    let discard = format!("/api/v1/imports/{export}/discard");
+    assert_eq!(high.ask_octets("POST", &discard, &[], b"").unwrap().status, 401);
+    assert_eq!(post_ok(&high, &discard, b""), json!({ "export": export }));
+    assert_eq!(entries(&carried.pair.high.dir().join("import")), Vec::<PathBuf>::new());
+    assert!(refused(&high, &discard, b"").contains("no import of export"));
+    let finish = format!("/api/v1/imports/{export}/finish");
+    assert!(refused(&high, &finish, b"").contains("was not begun"));
+    assert_eq!(carried.pair.high.ok(&["import", "--list"]).unwrap(), "no import is under way\n");
+
+    assert_eq!(in_part(), export);
+    // A daemon that was started anew has no import open.
+    carried.pair.high.kill_9().unwrap();
+    carried.pair.high.start().unwrap();
+    carried.pair.high.ok(&["import", "--discard", &export]).unwrap();
+    assert_eq!(entries(&carried.pair.high.dir().join("import")), Vec::<PathBuf>::new());
+    let again = carried.pair.high.run(&["import", "--discard", &export]).unwrap();
+    assert!(again.code == Some(1) && again.stderr.contains("import --list"), "{again:?}");
+
+    carried.pair.high.ok(&["import", volumes[0].parent().unwrap().to_str().unwrap()]).unwrap();
+    carried.check();
+    let log = carried.pair.high.ok(&["audit", "show", "--json"]).unwrap();
+    let told = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let discarded: Vec<Value> = told.filter(|entry| entry["event"] == "discarded").collect();
+    assert_eq!(discarded.len(), 2, "{discarded:#?}");
+    assert!(discarded.iter().all(|entry| entry["export"] == export.as_str()), "{discarded:#?}");
+    assert!(!discarded[0]["by"]["dashboard"].is_null() && discarded[1]["by"]["dashboard"].is_null());
+}
+
 /// What the README says that a program is to do hands in every volume.
 #[test]
 fn the_lines_of_the_readme_hand_volumes_in() {
@@ -403,6 +450,20 @@ fn a_person_hands_volumes_in_with_a_browser() {
     let width = browser.run("return document.documentElement.scrollWidth").unwrap();
     assert!(width.as_u64() <= Some(390), "it is {width} wide");
     browser.look(1280, 900, false, "light").unwrap();
+
+    // What came of it can be thrown away.
+    browser.run("document.querySelector('[data-export] form button').click()").unwrap();
+    wait_for("it is said that it is gone", MINUTE, || {
+        let text = browser.run("return document.body.innerText")?;
+        Ok(text.as_str().filter(|text| text.contains("is thrown away")).map(|_| ()))
+    })
+    .unwrap();
+    browser.go(&format!("{}/import", high.origin())).unwrap();
+    wait_for("no import is under way", MINUTE, || {
+        let text = browser.run("return document.getElementById('imports').innerText")?;
+        Ok(text.as_str().filter(|text| text.contains("No import is under way")).map(|_| ()))
+    })
+    .unwrap();
 
     // The whole medium at once.
     std::fs::write(&file, &good).unwrap();
