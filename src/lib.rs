@@ -15,6 +15,7 @@
 //! | [`trust`] | the TUF metadata that a release needs to be published |
 //! | [`pack`], [`journal`] | what is on disk |
 //! | [`ticket`], [`volume`] | what is missing, on paper; releases on removable media |
+//! | [`passphrase`] | keys that lie on a person's machine |
 //! | [`audit`] | who did what: a log in which no entry can be changed without a trace |
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
@@ -32,6 +33,7 @@ pub mod limits;
 pub mod link;
 pub mod pack;
 pub mod pairing;
+pub mod passphrase;
 pub mod quantity;
 pub mod recv;
 pub mod release;

@@ -10,19 +10,20 @@
 //! The daemon never sees a private key: it is read by the command that signs, and by nothing else.
 
 mod held;
+mod key;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use diodesync::id::{Channel, ReleaseNo};
-use diodesync::pack::fact;
 use diodesync::quantity::parse_duration;
-use diodesync::release::approval::{APPROVAL_BYTES_MAX, Approval, ApproverKey, Decision, Subject};
-use diodesync_control::{Client, clock_s, secret};
+use diodesync::release::approval::{APPROVAL_BYTES_MAX, Approval, Decision, Subject};
+use diodesync_control::{Client, clock_s};
 
 use crate::publish::Decided;
 pub use held::{HeldRelease, HeldReleases};
+pub use key::{MakeKeyArgs, make_key};
 
 /// Octets of the longest request.
 const REQUEST_BYTES_MAX: u64 = 1 << 20;
@@ -38,6 +39,9 @@ pub struct DecideArgs {
     /// The approver's key, which diode-receiver approver-key made
     #[arg(long, value_name = "FILE", required_unless_present = "signed")]
     key: Option<PathBuf>,
+    /// Take the key's passphrase from the first line of this file, not from the terminal
+    #[arg(long, value_name = "FILE", requires = "key")]
+    passphrase_file: Option<PathBuf>,
     /// How long an approval counts
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = parse_duration)]
     valid: std::time::Duration,
@@ -58,24 +62,10 @@ impl DecideArgs {
 
     fn sign(&self, subject: Subject, decision: Decision) -> anyhow::Result<Approval> {
         let path = self.key.as_deref().context("--key is missing")?;
-        let key = ApproverKey::from_seed(&secret::read_key_file(path)?);
+        let key = key::read_key(path, self.passphrase_file.as_deref())?;
         let now_s = clock_s();
         Ok(key.sign(subject, decision, (now_s, now_s.saturating_add(self.valid.as_secs())))?)
     }
-}
-
-/// Makes an approver's key.
-pub fn make_key(path: &Path, name: &str) -> anyhow::Result<()> {
-    if path.exists() {
-        bail!("{} exists; a key is not overwritten", path.display());
-    }
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).context("the operating system gives no random numbers")?;
-    fact::write_secret(path, &seed)?;
-    let name = toml::Value::String(name.to_owned());
-    eprintln!("{} is the key: it stays with whoever approves. In receiver.toml:", path.display());
-    println!("[[approver]]\nname = {name}\nkey = \"{}\"", ApproverKey::from_seed(&seed).id());
-    Ok(())
 }
 
 /// Signs what a request names.

@@ -143,14 +143,7 @@ enum Command {
         dry_run: bool,
     },
     /// Make an approver's key, on any machine
-    ApproverKey {
-        /// Where the key goes
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
-        /// Who it is for
-        #[arg(long)]
-        name: String,
-    },
+    ApproverKey(approve::MakeKeyArgs),
     /// Show what waits for approvers, and what it changes
     Held {
         #[command(flatten)]
@@ -239,7 +232,7 @@ pub fn main() -> ExitCode {
         }
         Command::Run { config, role } => run::run(&config, role),
         Command::Manual(manual) => manual.make(env!("CARGO_PKG_NAME"), &Cli::command()),
-        Command::ApproverKey { out, name } => approve::make_key(&out, &name),
+        Command::ApproverKey(args) => approve::make_key(&args),
         Command::Approve { args, .. } if args.is_offline() => approve::offline(&args, Decision::Approve),
         Command::Reject { args, why, .. } if args.is_offline() => approve::offline(&args, rejection(why)),
         other => tokio::runtime::Builder::new_current_thread()

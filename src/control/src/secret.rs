@@ -80,8 +80,21 @@ pub fn read_key_file(path: &Path) -> anyhow::Result<[u8; 32]> {
     parse_key(path)
 }
 
+/// Reads this very secret file, whatever is in it.
+///
+/// # Errors
+/// If it is not there, or others can read it.
+pub fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fact::check_private(path)?;
+    parse_file(path)
+}
+
+fn parse_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fact::read(path)?.with_context(|| format!("the key {} is missing", path.display()))
+}
+
 fn parse_key(path: &Path) -> anyhow::Result<[u8; 32]> {
-    let seed = fact::read(path)?.with_context(|| format!("the key {} is missing", path.display()))?;
+    let seed = parse_file(path)?;
     seed.try_into().map_err(|_| anyhow::anyhow!("{} is not a key of 32 octets", path.display()))
 }
 

@@ -45,7 +45,8 @@ struct Approver {
 impl Approver {
     fn new(pair: &Pair, name: &str) -> Self {
         let key = pair.dir.join(format!("{name}.key"));
-        let arguments = ["approver-key", "--name", name, "--out", &key.display().to_string()];
+        let arguments =
+            ["approver-key", "--name", name, "--out", &key.display().to_string(), "--no-passphrase"];
         let printed = pair.high.command(&arguments).unwrap().ok().unwrap();
         assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
         let again = pair.high.command(&arguments).unwrap();

@@ -385,8 +385,12 @@ fn what_is_held_at_the_diode_is_not_fed() {
     let mut pair = pair("hosts-held", Weather::clear());
     let at = feed(&pair).unwrap();
     let key = pair.dir.join("alice.key").display().to_string();
-    let printed =
-        pair.high.command(&["approver-key", "--name", "alice", "--out", &key]).unwrap().ok().unwrap();
+    let printed = pair
+        .high
+        .command(&["approver-key", "--name", "alice", "--out", &key, "--no-passphrase"])
+        .unwrap()
+        .ok()
+        .unwrap();
     let approver: toml::Table = printed.parse().unwrap();
     pair.high.set(&["approver"], approver["approver"].clone()).unwrap();
     let channel =
