@@ -427,6 +427,7 @@ fn follow(follower: Follower, stop: Arc<AtomicBool>) -> anyhow::Result<std::thre
 }
 
 fn run_serve(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
+    let stopped = runtime.block_on(async { until_signal() })?;
     let listener = listen(config, runtime)?;
     let packs = Arc::new(PackStore::open(&config.dir.join("packs"))?);
     let tls = Tls::open(config, clock_s())?;
@@ -437,7 +438,6 @@ fn run_serve(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
     let thread = follow(follower, stop.clone())?;
     let feeding = feed(config, &site, &packs)?;
     let result = runtime.block_on(async {
-        let stopped = until_signal()?;
         let https = https(config, site, ca_pem, listener, handle, stopped.clone())?;
         service::ready();
         let watchdog = tokio::spawn(service::feed_watchdog(vec![pulse]));
@@ -453,6 +453,7 @@ fn run_serve(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
 }
 
 fn run_mirror(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
+    let stopped = runtime.block_on(async { until_signal() })?;
     let packs = Arc::new(PackStore::open(&config.dir.join("packs"))?);
     let follower = Follower::open(&config.dir, packs.clone(), MIRROR, None)?;
     let (site, pulse) = (follower.site(), follower.pulse());
@@ -466,7 +467,6 @@ fn run_mirror(config: &Config, runtime: &Runtime) -> anyhow::Result<()> {
         );
     }
     let result = runtime.block_on(async {
-        let stopped = until_signal()?;
         service::ready();
         let pulses = mirrors.pulses().into_iter().chain([pulse]);
         let watchdog = tokio::spawn(service::feed_watchdog(pulses.collect()));

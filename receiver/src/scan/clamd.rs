@@ -176,7 +176,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("diode-clamd-{name}-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).unwrap();
-        let clamd = Clamd::new(path.to_str().unwrap(), Duration::from_millis(500)).unwrap();
+        let clamd = Clamd::new(path.to_str().unwrap(), Duration::from_secs(2)).unwrap();
         let thread = std::thread::spawn(move || {
             let mut sent = Vec::new();
             for answer in answers {
@@ -197,7 +197,7 @@ mod tests {
                 }
                 sent.push(octets);
                 if answer == "silence" {
-                    std::thread::sleep(Duration::from_secs(1));
+                    std::thread::sleep(Duration::from_secs(4));
                 }
                 let _ = stream.write_all(answer.as_bytes());
             }

@@ -297,10 +297,15 @@ impl Dashboard {
             .thread_name("dashboard work")
             .enable_all()
             .build()?;
+        // From now on it is connected to, be its thread late: who sees the daemon up sees the dashboard.
+        let bound = {
+            let _guard = runtime.enter();
+            Listener::bind(&listen)
+        };
         let thread = std::thread::Builder::new().name("dashboard".to_owned()).spawn(move || {
             // Of this thread and of those that it starts. A sandbox may refuse it.
             let _ = rustix::process::nice(NICE);
-            runtime.block_on(run(Arc::new(board()), &listen, stopped, &trouble));
+            runtime.block_on(run(Arc::new(board()), &listen, bound, stopped, &trouble));
             runtime.shutdown_background();
         });
         Ok(Some(Self { stop, thread: thread.context("cannot start the dashboard's thread")? }))
@@ -316,6 +321,7 @@ impl Dashboard {
 async fn run<S: Source>(
     board: Arc<Board<S>>,
     listen: &Listen,
+    bound: anyhow::Result<Option<Listener>>,
     mut stopped: watch::Receiver<bool>,
     trouble: &Trouble,
 ) {
@@ -330,8 +336,9 @@ async fn run<S: Source>(
         }
     };
     let serving = async {
+        let mut bound = bound;
         loop {
-            match Listener::bind(listen) {
+            match bound {
                 Ok(Some(listener)) => {
                     tracing::info!(at = listener.address(), "dashboard is up");
                     let watching = async {
@@ -348,6 +355,7 @@ async fn run<S: Source>(
                 }
             }
             tokio::time::sleep(BIND_INTERVAL).await;
+            bound = Listener::bind(listen);
         }
     };
     tokio::select! {

@@ -206,6 +206,7 @@ impl Gate {
     /// Lets so many octets more through, towards the registry; then nothing goes on.
     pub fn stop_after(&self, bytes: u64) {
         self.state.left.store(bytes, Ordering::SeqCst);
+        self.state.is_stopped.store(false, Ordering::SeqCst);
     }
 
     /// Whether that many went through.

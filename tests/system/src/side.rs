@@ -425,8 +425,16 @@ impl Side {
     /// Whether a serve role that runs for itself has gone over to a release of `main`.
     pub(crate) fn serves(&self, number: u64) -> bool {
         !self.children.contains_key("serve")
-            || std::fs::read_to_string(self.dir.join("serve/serving"))
-                .is_ok_and(|serving| serving.contains(&format!("[\"main\",{number}]")))
+            || self.served().is_some_and(|served| {
+                served.iter().any(|release| *release == serde_json::json!(["main", number]))
+            })
+    }
+
+    /// What a serve role says that it serves, behind the line that a fact begins with.
+    fn served(&self) -> Option<Vec<serde_json::Value>> {
+        let serving = std::fs::read_to_string(self.dir.join("serve/serving")).ok()?;
+        let serving: serde_json::Value = serde_json::from_str(serving.split_once('\n')?.1).ok()?;
+        Some(serving["served"].as_array()?.clone())
     }
 
     /// Prints the end of the daemon's log.

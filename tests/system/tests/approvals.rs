@@ -327,17 +327,9 @@ fn in_the_browser(pair: &Pair, signed: &str) {
         browser.run(&script).unwrap().as_u64().unwrap()
     };
     assert_eq!((there("[data-held]"), there("textarea")), (1, 0), "without the token nothing is handed in");
-    browser.go(&format!("{}/sign-in", high.origin())).unwrap();
-    let token = serde_json::to_string(TOKEN).unwrap();
-    let sign_in = format!(
-        "const it = document.querySelector('input[name=token]'); it.value = {token}; it.form.requestSubmit()"
-    );
-    browser.run(&sign_in).unwrap();
-    wait_for("the browser is signed in", MINUTE, || {
-        browser.go(&format!("{}/releases/main/3", high.origin()))?;
-        Ok((there("textarea") == 1).then_some(()))
-    })
-    .unwrap();
+    browser.sign_in(&high).unwrap();
+    browser.go(&format!("{}/releases/main/3", high.origin())).unwrap();
+    assert_eq!(there("textarea"), 1);
     browser.picture(&pictures, "receiver-held", true).unwrap();
     let text = serde_json::to_string(signed).unwrap();
     let paste = format!(

@@ -281,6 +281,11 @@ fn what_cannot_be_taken_is_refused() {
         Ok(here.filter(|(all, missing)| all - missing == 3))
     });
     standing.unwrap();
+    // It is here before it is durable; until then the way in is taken.
+    wait_for("the way in is free", MINUTE, || {
+        Ok((post(&high, "/api/v1/imports", &manifest).status == 200).then_some(()))
+    })
+    .unwrap();
     // Names that are no number of a slot, and slots that the export does not have.
     let path = format!("/api/v1/imports/{export}/slots");
     assert_eq!(post(&high, &format!("{path}?first=x"), b"x").status, 400);

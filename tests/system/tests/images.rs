@@ -226,7 +226,7 @@ fn a_layer_of_more_than_two_gib_crosses() {
     if let Err(skip) = oci::find(&["umoci"]) {
         return skip.announce_or_fail_in_ci("a layer of more than 2 GiB");
     }
-    let setup = Setup { name: "large", rounds: 2, rate: "400mbit".to_owned(), ..Setup::default() };
+    let setup = Setup { name: "large", rounds: 4, rate: "400mbit".to_owned(), ..Setup::default() };
     let mut pair = Pair::over_link(&setup, Weather::clear()).unwrap();
     pair.start().unwrap();
     let layout = Layout::new(&pair.dir.join("layout")).unwrap();
@@ -245,7 +245,7 @@ fn a_layer_of_more_than_two_gib_crosses() {
     let arguments = ["submit", "image", layout.dir.to_str().unwrap(), "--name", &format!("{NAME}:large")];
     pair.low.run_within(&arguments, 10 * MINUTE).unwrap().ok().unwrap();
     let submitted_s = clock.elapsed().as_secs();
-    // The second round is for machines that are too busy for the first.
+    // The other rounds are for machines that are too busy for the first.
     pair.low.ok(&["release"]).unwrap();
     pair.wait_published(1, 10 * MINUTE).unwrap();
     let published_s = clock.elapsed().as_secs();

@@ -28,7 +28,9 @@ fn wait_held(pair: &Pair, number: u64, blocks: u64) -> ReceiverStatus {
     wait_for("some blocks are held", MINUTE, || {
         let status = pair.high_status()?;
         let held = status.release("main", number).map_or(0, |release| release.blocks_held);
-        Ok((held >= blocks).then_some(status))
+        // What a lane counts is told four times a second.
+        let is_seen = status.lanes.iter().all(|lane| lane.received > 1000);
+        Ok((held >= blocks && is_seen).then_some(status))
     })
     .unwrap()
 }
@@ -57,7 +59,7 @@ fn a_lane_that_is_silently_cut_costs_a_round() {
     let status = wait_held(&pair, 1, 8);
     assert_eq!(status.lanes.len(), 2);
     for lane in &status.lanes {
-        assert!(lane.session.is_some() && lane.received > 1000, "{lane:?}");
+        assert!(lane.session.is_some(), "{lane:?}");
         assert_eq!(lane.wire_version, Some(2));
     }
     assert_ne!(status.lanes[0].session, status.lanes[1].session, "each lane has a session of its own");
@@ -92,8 +94,7 @@ fn a_lane_whose_cable_is_pulled_gives_its_blocks_to_the_other() {
     pair.add_lane("lane1", address, address).unwrap();
     pair.start().unwrap();
     release(&pair, "bulk", 32 << 20);
-    let status = wait_held(&pair, 1, 6);
-    assert!(status.lanes.iter().all(|lane| lane.received > 1000), "{status:#?}");
+    wait_held(&pair, 1, 6);
     pair.gap().unwrap().take_down(&second).unwrap();
     pair.wait_published(1, 2 * MINUTE).unwrap();
     compare(&pair);

@@ -143,9 +143,10 @@ fn what_the_high_side_sends_is_counted_and_goes_nowhere() {
     let link = Link::open(to, Weather::clear()).unwrap();
     let (low, _) = far_end();
     low.send_to(b"up", link.entry()).unwrap();
+    high.set_read_timeout(Some(10 * SECOND)).unwrap();
     let (_, exit) = high.recv_from(&mut [0; 16]).unwrap();
     high.send_to(b"an answer", exit).unwrap();
-    wait_for("the answer is counted", SECOND, || Ok((link.counts().back == 1).then_some(()))).unwrap();
+    wait_for("the answer is counted", 10 * SECOND, || Ok((link.counts().back == 1).then_some(()))).unwrap();
     assert!(low.recv(&mut [0; 16]).is_err());
 }
 

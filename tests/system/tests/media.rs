@@ -153,9 +153,11 @@ fn volumes_of_two_releases_mixed_and_those_of_an_older_one() {
     // The old one alone changes nothing: its blocks are known, its metadata is older than what was seen.
     let done = carried.import(&old);
     assert_eq!(done.code, Some(0), "{done:?}");
-    std::thread::sleep(Duration::from_secs(1));
+    wait_for("it is said that it is older", MINUTE, || {
+        Ok(carried.pair.high.log().contains("was accepted before").then_some(()))
+    })
+    .unwrap();
     assert_eq!(carried.published(), Some(2));
-    assert!(carried.pair.high.log().contains("was accepted before"), "nothing says that it is older");
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -171,6 +173,13 @@ fn a_rebuilt_receiver_comes_up_from_one_export_or_one_full_release() {
     let _alone = alone();
     let mut carried = Carried::new("rebuilt");
     carried.pair.link().unwrap().cut(false);
+    let is_heard = |carried: &Carried| {
+        wait_for("the session is known", MINUTE, || {
+            Ok(carried.pair.high_status()?.lanes[0].session.map(drop))
+        })
+        .unwrap();
+    };
+    is_heard(&carried);
     for octets in [2 << 20, 1 << 20] {
         carried.release(octets);
         carried.wait_published();
@@ -191,10 +200,7 @@ fn a_rebuilt_receiver_comes_up_from_one_export_or_one_full_release() {
         carried.pair.high.start().unwrap();
         if by_wire {
             carried.number += 1;
-            wait_for("the session is known", MINUTE, || {
-                Ok(carried.pair.high_status()?.lanes[0].session.map(drop))
-            })
-            .unwrap();
+            is_heard(&carried);
             carried.pair.low.ok(&["release", "--full"]).unwrap();
         } else {
             carried.export(&media, &["--full"]);

@@ -137,8 +137,12 @@ fn a_ticket_is_answered_over_a_kill_and_goes_with_a_newer_release() {
     let ticket = lacking.ticket();
     // Nothing arrives, the sender dies in the middle, and a newer release is cut.
     lacking.pair.link().unwrap().cut(true);
+    let before = lacking.pair.low_status().unwrap().sent_bytes();
     lacking.pair.low.ok(&["resend", &ticket]).unwrap();
-    std::thread::sleep(Duration::from_millis(200));
+    wait_for("some of it is sent", MINUTE, || {
+        Ok((lacking.pair.low_status()?.sent_bytes() > before + (1 << 20)).then_some(()))
+    })
+    .unwrap();
     lacking.pair.low.kill_9().unwrap();
     lacking.pair.link().unwrap().cut(false);
     lacking.pair.low.start().unwrap();

@@ -64,7 +64,7 @@ fn all_four_kinds_appear_at_once() {
     submit(&pair, &publisher, 2);
     let still: Vec<String> = (0..4).map(|kind| look(&mut mirror, kind)).collect();
     assert_eq!(still, first, "what is only submitted is served");
-    pair.low.ok(&["release"]).unwrap();
+    let mut cutting = pair.low.spawn_command(&["release"]).unwrap();
     let start = Instant::now();
     let (mut looks, mut new_since) = (0, None);
     // Four more after the first that is new: all of them must be.
@@ -78,6 +78,7 @@ fn all_four_kinds_appear_at_once() {
         }
         looks += 1;
     }
+    assert!(cutting.wait().unwrap().success());
     assert!(new_since > Some(0), "nobody looked before the release appeared");
     println!("{looks} looks, the first new one was number {new_since:?}");
     let second = look(&mut mirror, 3);

@@ -22,7 +22,12 @@ struct Carried {
 impl Carried {
     /// About 9 MiB are released into a cable that is out.
     fn new(name: &'static str) -> Self {
-        let setup = Setup { name, rounds: 1, ..Setup::default() };
+        Self::at(name, &Setup::default().rate)
+    }
+
+    /// With a cable that carries so much.
+    fn at(name: &'static str, rate: &str) -> Self {
+        let setup = Setup { name, rate: rate.to_owned(), rounds: 1, ..Setup::default() };
         let mut pair = Pair::over_link(&setup, Weather::clear()).unwrap();
         pair.link().unwrap().cut(true);
         let tree = pair.dir.join("tree");
@@ -219,10 +224,7 @@ fn a_renamed_or_foreign_volume_is_refused() {
 #[test]
 fn half_by_wire_and_the_rest_by_hand() {
     let _alone = alone();
-    let mut carried = Carried::new("volume-half");
-    carried.pair.low.stop().unwrap();
-    carried.pair.low.set(&["lane", "rate"], "20mbit").unwrap();
-    carried.pair.low.start().unwrap();
+    let mut carried = Carried::at("volume-half", "20mbit");
     carried.pair.link().unwrap().cut(false);
     wait_for("some blocks have come", MINUTE, || {
         let status = carried.pair.high_status()?;

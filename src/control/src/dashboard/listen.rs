@@ -210,7 +210,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_lives_for_as_long_as_something_is_uploaded() {
-        let (span, began) = (Duration::from_millis(200), Instant::now());
+        let (span, began) = (Duration::from_secs(1), Instant::now());
         let life = Life::new(span);
         let uploading = async {
             for _ in 0..5 {

@@ -283,6 +283,9 @@ fn shortened(arguments: &[String]) -> String {
     format!("{} … ({} more) {}", head.join(" "), arguments.len() - 5, tail.join(" "))
 }
 
+/// Time in which what has come is decoded, at most.
+const DECODE_MAX: Duration = Duration::from_secs(10);
+
 /// Shows progress until release 1 is published.
 fn watch(pair: &mut Pair, interrupted: &AtomicBool) -> Result<ReceiverStatus> {
     let mut display = Display::new();
@@ -305,7 +308,8 @@ fn watch(pair: &mut Pair, interrupted: &AtomicBool) -> Result<ReceiverStatus> {
                 let reason = release.and_then(|release| release.reason.clone()).unwrap_or_default();
                 bail!("the receiver refuses the release: {reason}");
             }
-            Some(ReleaseState::Incomplete) if is_complete(&low) => {
+            // What came last may still be with the decoder.
+            Some(ReleaseState::Incomplete) if is_complete(&low) && last_change.elapsed() > DECODE_MAX => {
                 let reason = release.and_then(|release| release.reason.clone()).unwrap_or_default();
                 bail!("all rounds are sent and the release is incomplete: {reason}");
             }
