@@ -66,8 +66,9 @@ pub fn seal(
     out.push(VERSION);
     out.extend_from_slice(&rounds.get().to_be_bytes());
     out.extend_from_slice(salt);
+    let aead = aead(passphrase, salt, rounds)?;
     let mut sealed = *key;
-    let tag = aead(passphrase, salt, rounds)?.seal(0, &out, &mut sealed).map_err(|_| PassphraseError::Wrong);
+    let tag = aead.seal(0, &out, &mut sealed).map_err(|_| PassphraseError::Wrong);
     out.extend_from_slice(&sealed);
     // In case it was not sealed.
     sealed.zeroize();

@@ -11,6 +11,7 @@
 
 mod held;
 mod key;
+mod terminal;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -39,8 +40,8 @@ pub struct DecideArgs {
     /// The approver's key, which diode-receiver approver-key made
     #[arg(long, value_name = "FILE", required_unless_present = "signed")]
     key: Option<PathBuf>,
-    /// Take the key's passphrase from the first line of this file, not from the terminal
-    #[arg(long, value_name = "FILE", requires = "key")]
+    /// Take the key's passphrase from the first line of this file, which nobody else may read, and not from the terminal
+    #[arg(long, value_name = "FILE", requires = "key", conflicts_with = "signed")]
     passphrase_file: Option<PathBuf>,
     /// How long an approval counts
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = parse_duration)]

@@ -206,7 +206,7 @@ fn settle(path: &Path, root: &[u8], role: &str) -> anyhow::Result<bool> {
         return Ok(false);
     }
     std::fs::rename(&next, path).with_context(|| format!("cannot put {} in its place", next.display()))?;
-    fact::sync_dir(path.parent().unwrap_or(Path::new(".")))?;
+    fact::sync_dir(fact::folder_of(path))?;
     Ok(true)
 }
 

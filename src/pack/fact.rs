@@ -53,11 +53,16 @@ pub fn sync_dir(dir: &Path) -> Result<(), PackError> {
 /// bits.
 pub fn write_atomic(path: &Path, mode: u32, parts: &[&[u8]]) -> Result<(), PackError> {
     replace(path, mode, parts, true)?;
-    sync_dir(path.parent().unwrap_or(Path::new(".")))
+    sync_dir(folder_of(path))
+}
+
+/// The folder of a file. A bare name has an empty one, which cannot be opened.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn replace(path: &Path, mode: u32, parts: &[&[u8]], is_durable: bool) -> Result<(), PackError> {
-    let dir = path.parent().unwrap_or(Path::new("."));
+    let dir = folder_of(path);
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = dir.join(name);

@@ -9,6 +9,8 @@ use diodesync::passphrase;
 use diodesync::release::approval::ApproverKey;
 use diodesync_control::secret;
 
+use super::terminal;
+
 /// Octets of the longest file with a passphrase.
 const PASSPHRASE_BYTES_MAX: u64 = 4096;
 
@@ -21,7 +23,7 @@ pub struct MakeKeyArgs {
     /// Who it is for
     #[arg(long)]
     name: String,
-    /// Take its passphrase from the first line of this file, not from the terminal
+    /// Take its passphrase from the first line of this file, which nobody else may read, and not from the terminal
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
     /// Leave it without a passphrase: whoever can read the file can approve
@@ -32,9 +34,7 @@ pub struct MakeKeyArgs {
 /// Makes an approver's key.
 pub fn make_key(args: &MakeKeyArgs) -> anyhow::Result<()> {
     let path = &args.out;
-    if path.exists() {
-        bail!("{} exists; a key is not overwritten", path.display());
-    }
+    check_free(path)?;
     let passphrase = match &args.passphrase_file {
         _ if args.no_passphrase => None,
         Some(file) => Some(of_file(file)?),
@@ -43,15 +43,22 @@ pub fn make_key(args: &MakeKeyArgs) -> anyhow::Result<()> {
     let (mut seed, mut salt) = ([0; 32], [0; 16]);
     getrandom::fill(&mut seed).context("the operating system gives no random numbers")?;
     getrandom::fill(&mut salt).context("the operating system gives no random numbers")?;
-    match passphrase {
-        Some(passphrase) => {
-            fact::write_secret(path, &passphrase::seal(&seed, &passphrase, &salt, passphrase::ROUNDS)?)?;
-        }
-        None => fact::write_secret(path, &seed)?,
-    }
+    let content = match passphrase {
+        Some(passphrase) => passphrase::seal(&seed, &passphrase, &salt, passphrase::ROUNDS)?,
+        None => seed.to_vec(),
+    };
+    check_free(path)?;
+    fact::write_secret(path, &content)?;
     let name = toml::Value::String(args.name.clone());
     eprintln!("{} is the key: it stays with whoever approves. In receiver.toml:", path.display());
     println!("[[approver]]\nname = {name}\nkey = \"{}\"", ApproverKey::from_seed(&seed).id());
+    Ok(())
+}
+
+fn check_free(path: &Path) -> anyhow::Result<()> {
+    if path.exists() {
+        bail!("{} exists; a key is not overwritten", path.display());
+    }
     Ok(())
 }
 
@@ -59,6 +66,10 @@ pub fn make_key(args: &MakeKeyArgs) -> anyhow::Result<()> {
 pub fn read_key(path: &Path, passphrase_file: Option<&Path>) -> anyhow::Result<ApproverKey> {
     let octets = secret::read_file(path)?;
     let seed = match <[u8; 32]>::try_from(octets.as_slice()) {
+        Ok(_) if passphrase_file.is_some() => bail!(
+            "{} has no passphrase; leave --passphrase-file out, or make a key that has one: diode-receiver approver-key",
+            path.display()
+        ),
         Ok(seed) => seed,
         Err(_) if passphrase::is_sealed(&octets) => {
             let passphrase = match passphrase_file {
@@ -75,6 +86,7 @@ pub fn read_key(path: &Path, passphrase_file: Option<&Path>) -> anyhow::Result<A
 
 /// The first line of a file.
 fn of_file(path: &Path) -> anyhow::Result<String> {
+    secret::check(path)?;
     let text = super::read_text(path, PASSPHRASE_BYTES_MAX)?;
     let line = text.lines().next().unwrap_or_default();
     if line.is_empty() {
@@ -96,7 +108,9 @@ fn new_passphrase() -> anyhow::Result<String> {
 }
 
 fn ask(prompt: &str) -> anyhow::Result<String> {
-    rpassword::prompt_password(prompt).context(
-        "cannot ask for the passphrase on a terminal; name a file that has it: --passphrase-file FILE",
-    )
+    terminal::ask(prompt)
+        .context(
+            "cannot ask for the passphrase on a terminal; name a file that has it: --passphrase-file FILE",
+        )?
+        .context("no passphrase was given")
 }

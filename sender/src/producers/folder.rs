@@ -262,7 +262,7 @@ impl Part {
         }
         std::fs::rename(&self.path, &self.whole).with_context(why)?;
         if self.bytes >= DURABLE_BYTES {
-            fact::sync_dir(self.path.parent().unwrap_or(Path::new(".")))?;
+            fact::sync_dir(fact::folder_of(&self.path))?;
         }
         Ok(Came::Whole)
     }

@@ -1,10 +1,14 @@
 //! Approvers' keys under a passphrase, as whoever approves makes and uses them: on a machine of their own, at a terminal.
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use diodesync::pack::fact;
+use diodesync::passphrase::SEALED_BYTES;
 use diodesync_system::bins::bins;
 use diodesync_system::scratch::Scratch;
 use diodesync_system::wait_for;
@@ -52,7 +56,7 @@ fn typed(arguments: &[&str], answers: &[(&str, &str)]) -> (String, Option<i32>) 
     let program = bins().unwrap().receiver.display().to_string();
     let words: Vec<String> =
         [&[program.as_str()], arguments].concat().iter().map(|word| format!("'{word}'")).collect();
-    let line = format!("tty; exec {}", words.join(" "));
+    let line = format!("tty; {}; code=$?; stty -a; exit $code", words.join(" "));
     let mut child = Command::new("timeout")
         .args(["--foreground", "120", "script", "-qec", &line, "/dev/null"])
         .stdin(Stdio::piped())
@@ -72,7 +76,7 @@ fn typed(arguments: &[&str], answers: &[(&str, &str)]) -> (String, Option<i32>) 
     let terminal = String::from_utf8(std::mem::take(&mut shown)).unwrap().trim().to_owned();
     for (question, answer) in answers {
         read_to(question, &mut shown);
-        // It asks before it turns the echo off.
+        // Not before nothing of it is shown.
         wait_for("the echo is off", Duration::from_secs(30), || {
             let state = Command::new("stty").args(["-a", "-F", &terminal]).output()?;
             Ok(String::from_utf8_lossy(&state.stdout).contains(" -echo ").then_some(()))
@@ -81,7 +85,14 @@ fn typed(arguments: &[&str], answers: &[(&str, &str)]) -> (String, Option<i32>) 
         keyboard.write_all(format!("{answer}\n").as_bytes()).unwrap();
     }
     screen.read_to_end(&mut shown).unwrap();
-    (String::from_utf8_lossy(&shown).into_owned(), child.wait().unwrap().code())
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    for mode in ["isig", "icanon", "echo"] {
+        assert!(
+            shown.split_whitespace().any(|word| word == mode),
+            "the terminal is left without {mode}: {shown}"
+        );
+    }
+    (shown, child.wait().unwrap().code())
 }
 
 /// The `key` of the `[[approver]]` that was printed.
@@ -94,9 +105,11 @@ fn public(text: &str) -> String {
 fn a_passphrase_from_a_file() {
     let dir = Scratch::new("approver-file").unwrap();
     let path = |name: &str| dir.join(name).display().to_string();
-    std::fs::write(path("good"), format!("{PASSPHRASE}\nand what comes after\n")).unwrap();
-    std::fs::write(path("bad"), "drei Föhren\n").unwrap();
-    std::fs::write(path("none"), "\nsecond line\n").unwrap();
+    let words = format!("{PASSPHRASE}\nand what comes after\n");
+    for (name, text) in [("good", words.as_str()), ("bad", "drei Föhren\n"), ("none", "\nsecond line\n")] {
+        std::fs::write(path(name), text).unwrap();
+        std::fs::set_permissions(path(name), Permissions::from_mode(0o600)).unwrap();
+    }
     let (key, request) = (path("key"), request(dir.path()).display().to_string());
     let make = ["approver-key", "--name", "alice", "--out", &key];
     // Nobody is there to be asked, and a key without a passphrase must be meant.
@@ -110,12 +123,28 @@ fn a_passphrase_from_a_file() {
     assert!(signed.contains(&format!("key {public}")), "{signed}");
     assert!(refused(&sign, &["--passphrase-file", &path("bad")]).contains("the passphrase is wrong"));
     assert!(refused(&sign, &[]).contains("--passphrase-file FILE"));
-    // The key itself is not what is on the disk: with any octet of it changed it does not sign.
-    let octets = std::fs::read(&key).unwrap();
-    let mut changed = octets.clone();
+    // What is on the disk is not the key, and with any octet of it changed it opens nothing.
+    let content = fact::read(Path::new(&key)).unwrap().unwrap();
+    assert!(content.starts_with(b"DSPK") && content.len() == SEALED_BYTES, "{} octets", content.len());
+    let mode = |path: &str| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&key), 0o600);
+    let mut changed = content.clone();
     *changed.last_mut().unwrap() ^= 1;
-    std::fs::write(&key, changed).unwrap();
-    assert!(refused(&sign, &["--passphrase-file", &path("good")]).contains("key"));
+    fact::write_secret(Path::new(&key), &changed).unwrap();
+    assert!(refused(&sign, &["--passphrase-file", &path("good")]).contains("or the file was changed"));
+    fact::write_secret(Path::new(&key), &content).unwrap();
+
+    // A file that others can read is no better than none; and one for a key that has no passphrase helps nobody.
+    std::fs::set_permissions(path("good"), Permissions::from_mode(0o644)).unwrap();
+    assert!(refused(&sign, &["--passphrase-file", &path("good")]).contains("others can read it"));
+    std::fs::set_permissions(path("good"), Permissions::from_mode(0o600)).unwrap();
+    let bare = ["approver-key", "--name", "bob", "--out", "bare.key", "--no-passphrase"];
+    let output = Command::new(&bins().unwrap().receiver).args(bare).current_dir(dir.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let bare = path("bare.key");
+    let sign = ["approve", "--offline", &request, "--key", &bare];
+    assert!(refused(&sign, &["--passphrase-file", &path("good")]).contains("has no passphrase"));
+    assert!(ok(&sign, &[]).contains("signature "));
 }
 
 #[test]
@@ -129,6 +158,11 @@ fn a_passphrase_that_is_typed() {
     assert!(code == Some(1) && shown.contains("another one; no key was made"), "{shown}");
     let (shown, code) = typed(&make, &[(first, "")]);
     assert!(code == Some(1) && shown.contains("--no-passphrase"), "{shown}");
+    // Ctrl-C, Ctrl-D.
+    for key in ["\x03", "\x04"] {
+        let (shown, code) = typed(&make, &[(first, key)]);
+        assert!(code == Some(1) && shown.contains("no passphrase was given"), "{shown}");
+    }
     assert!(!Path::new(&key).exists());
     let (shown, code) = typed(&make, &[(first, PASSPHRASE), (second, PASSPHRASE)]);
     assert!(code == Some(0) && !shown.contains("Hang"), "{shown}");
