@@ -24,6 +24,7 @@ mod state;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,7 +44,7 @@ use crate::publish::Ledger;
 pub use api::{Taking, check_manifest_size, discarded, router};
 pub use medium::{ImportArgs, import};
 use standing::Standings;
-pub use standing::{Standing, VolumeLack};
+pub use standing::{Standing, Stuck, UnderWay, VolumeLack};
 use state::{Slots, State};
 
 /// Slots after which what came is made durable: 256 MiB.
@@ -196,24 +197,40 @@ impl Imports {
         self.dir.join(export.to_string()).join("manifest")
     }
 
-    /// The imports of which not everything is here, in the order of their exports. What an earlier run of the daemon began is
-    /// left out while a medium is being read.
-    pub fn under_way(&self) -> Vec<Standing> {
+    /// The imports of which not everything is here, in the order of their exports. With `wait` it waits until no medium is
+    /// being read; otherwise what an earlier run of the daemon began is left out meanwhile.
+    pub fn under_way(&self, wait: bool) -> UnderWay {
         let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let mut exports: Vec<ExportId> =
             entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
         exports.sort_unstable();
-        exports.into_iter().filter_map(|export| self.standing(export)).collect()
+        let mut under_way = UnderWay::default();
+        for export in exports {
+            match self.standing(export, wait) {
+                Ok(standing) => under_way.imports.extend(standing),
+                Err(error) => under_way.stuck.push(Stuck { export, why: format!("{error:#}") }),
+            }
+        }
+        under_way
     }
 
-    fn standing(&self, export: ExportId) -> Option<Standing> {
-        self.standings.get(export).or_else(|| {
-            let mut open = self.open.try_lock().ok()?;
-            // Under the lock: one that is finished meanwhile must not come back.
-            let manifest = std::fs::read(self.manifest_path(export)).ok()?;
-            self.begin_in(&mut open, &manifest).ok()?;
-            self.standings.get(export)
-        })
+    fn standing(&self, export: ExportId, wait: bool) -> anyhow::Result<Option<Standing>> {
+        if let Some(standing) = self.standings.get(export) {
+            return Ok(Some(standing));
+        }
+        let mut open = match self.open.try_lock() {
+            Ok(open) => open,
+            Err(_) if wait => self.open.lock().unwrap_or_else(PoisonError::into_inner),
+            Err(_) => return Ok(None),
+        };
+        // Under the lock: one that is finished meanwhile must not come back.
+        let path = self.manifest_path(export);
+        if !path.parent().is_some_and(Path::exists) {
+            return Ok(None);
+        }
+        let manifest = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        self.begin_in(&mut open, &manifest)?;
+        Ok(self.standings.get(export))
     }
 
     /// Takes slots that lie end to end, from `first` on, as `read` gives them: an empty piece ends it.
@@ -270,7 +287,7 @@ impl Imports {
         work: impl FnOnce(&mut Import, &Sink) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let import = open.get_mut(&export).with_context(|| format!("export {export} was not begun"))?;
+        let import = open.get_mut(&export).with_context(|| not_begun(export))?;
         let sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
         work(import, &sink)
     }
@@ -278,7 +295,7 @@ impl Imports {
     /// Repairs what parity can, and says what is missing. A finished import leaves nothing behind.
     pub fn finish(&self, export: ExportId) -> anyhow::Result<Summary> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let import = open.get_mut(&export).with_context(|| format!("export {export} was not begun"))?;
+        let import = open.get_mut(&export).with_context(|| not_begun(export))?;
         let sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
         let repaired = import.repair(&sink)?;
         import.commit(&sink)?;
@@ -296,10 +313,7 @@ impl Imports {
         if missing.is_empty() || was_whole {
             self.record_whole(export)?;
             open.remove(&export);
-            self.standings.forget(export);
-            let folder = self.dir.join(export.to_string());
-            std::fs::remove_dir_all(&folder)
-                .with_context(|| format!("cannot remove {}", folder.display()))?;
+            self.forget(export)?;
         }
         Ok(summary)
     }
@@ -313,10 +327,20 @@ impl Imports {
             bail!("no import of export {export} is under way; those that are: diode-receiver import --list");
         }
         tell()?;
-        std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
         open.remove(&export);
+        self.forget(export)
+    }
+
+    /// Removes what is kept of an import that is not open any more.
+    fn forget(&self, export: ExportId) -> anyhow::Result<()> {
         self.standings.forget(export);
-        Ok(())
+        let folder = self.dir.join(export.to_string());
+        // What says that pieces are here goes before they do.
+        let removed = match std::fs::remove_file(folder.join("seen")) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => std::fs::remove_dir_all(&folder),
+        };
+        removed.with_context(|| format!("cannot remove {}", folder.display()))
     }
 }
 
@@ -421,6 +445,10 @@ enum RepairError {
     Code(#[from] diodesync::fec::ShardError),
     #[error(transparent)]
     State(#[from] anyhow::Error),
+}
+
+fn not_begun(export: ExportId) -> String {
+    format!("export {export} was not begun, or was thrown away meanwhile; begin with its manifest")
 }
 
 /// What became of an object.

@@ -29,9 +29,9 @@ use tokio::time::timeout;
 
 use super::api::{Shared, by};
 use super::form::{FormReader, Piece};
-use super::import::outcome;
+use super::import::{are_you_sure, outcome};
 use crate::api::Daemon;
-use crate::import::{Offered, Standing, Summary, Taken, Taking, VolumeLack, check_manifest_size, discarded};
+use crate::import::{Offered, Summary, Taken, Taking, UnderWay, VolumeLack, check_manifest_size, discarded};
 
 /// Time in which something must come of what is uploaded: it keeps other media waiting.
 const STALL_MAX: Duration = Duration::from_secs(60);
@@ -60,14 +60,8 @@ async fn script() -> impl IntoResponse {
     (kind, include_str!("import.js"))
 }
 
-#[derive(Debug, Serialize)]
-struct ImportList {
-    imports: Vec<Standing>,
-}
-
-async fn imports(State(board): Shared) -> Result<Json<ImportList>, ApiError> {
-    let imports = board.work(|board| Ok(board.source.imports.under_way())).await?;
-    Ok(Json(ImportList { imports }))
+async fn imports(State(board): Shared) -> Result<Json<UnderWay>, ApiError> {
+    Ok(Json(board.work(|board| Ok(board.source.imports.under_way(false))).await?))
 }
 
 /// Leave to hand something in.
@@ -209,12 +203,18 @@ async fn discard(State(board): Shared, Path(export): Path<ExportId>) -> Result<J
 #[derive(Debug, Deserialize)]
 struct DiscardForm {
     export: ExportId,
+    /// Without this it is asked again: the button stands on a page that changes by itself.
+    #[serde(default)]
+    sure: bool,
 }
 
 async fn discard_form(
     State(board): Shared,
-    extract::Form(DiscardForm { export }): extract::Form<DiscardForm>,
+    extract::Form(DiscardForm { export, sure }): extract::Form<DiscardForm>,
 ) -> Response {
+    if !sure {
+        return board.answer_page("Import", Ok(Page::new("Import").fixed("sure", are_you_sure(export))));
+    }
     let done = match leave(&board) {
         Ok(_leave) => alone(&board, move |daemon| discarded(daemon, &by(), export)).await,
         Err(busy) => Err(busy),

@@ -1,12 +1,13 @@
 //! The page of imports from media: what is under way, and where volumes are handed in ([`super::hand_in`]).
 
+use diodesync::id::ExportId;
 use diodesync_control::dashboard::page::{Mark, Page, chip, figure, progress};
 use diodesync_control::dashboard::{Html, count, time};
 use diodesync_control::put;
 
 use super::hand_in::{Finished, FormDone};
 use crate::api::Daemon;
-use crate::import::{Standing, VolumeLack};
+use crate::import::{Stuck, UnderWay, VolumeLack};
 
 /// What came of a form.
 pub fn outcome(FormDone { files, finished }: &FormDone) -> Html {
@@ -51,7 +52,7 @@ fn lacks(out: &mut Html, missing: &[VolumeLack]) {
 
 /// The page.
 pub fn page(daemon: &Daemon, may_act: bool) -> Page {
-    let page = Page::new("Import").live("imports", under_way(&daemon.imports.under_way(), may_act));
+    let page = Page::new("Import").live("imports", under_way(&daemon.imports.under_way(false), may_act));
     let mut out = Html::default();
     if may_act {
         // The script puts a choice of whole folders in, and lets files come without a manifest.
@@ -79,10 +80,29 @@ pub fn page(daemon: &Daemon, may_act: bool) -> Page {
     page.fixed("hand-in", out)
 }
 
-fn under_way(imports: &[Standing], may_act: bool) -> Html {
+fn throw_away(out: &mut Html, export: ExportId, sure: bool) {
+    out.raw("<form method=\"post\" action=\"/discard-import\">");
+    if sure {
+        out.raw("<input type=\"hidden\" name=\"sure\" value=\"true\">");
+    }
+    put!(out, "<input type=\"hidden\" name=\"export\" value=\"" (export) "\"><button aria-label=\"Throw away what came of export "
+        (export) "\">Throw away" (if sure { "" } else { "…" }) "</button></form>");
+}
+
+/// What is asked before what came of an import is thrown away.
+pub fn are_you_sure(export: ExportId) -> Html {
+    let mut out = Html::default();
+    put!(&mut out, "<div class=\"card\"><h3>Export " (export) "</h3><p>What came of it in part is thrown away and must be read from \
+        its media again. Blocks that were whole stay with the releases.</p>");
+    throw_away(&mut out, export, true);
+    out.raw("<p><a href=\"/import\">Keep it</a></p></div>");
+    out
+}
+
+fn under_way(UnderWay { imports, stuck }: &UnderWay, may_act: bool) -> Html {
     let mut out = Html::default();
     out.raw("<h2>Under way</h2>");
-    if imports.is_empty() {
+    if imports.is_empty() && stuck.is_empty() {
         out.raw(
             "<div class=\"card empty\">No import is under way. What came on media and was whole is among the releases.</div>",
         );
@@ -107,9 +127,16 @@ fn under_way(imports: &[Standing], may_act: bool) -> Html {
         lacks(&mut out, &import.missing);
         out.raw("<p class=\"dim\">Parity may make up for some of it.</p>");
         if may_act {
-            put!(&mut out, "<form method=\"post\" action=\"/discard-import\"><input type=\"hidden\" name=\"export\" value=\""
-                (import.export) "\"><button aria-label=\"Throw away what came of export " (import.export)
-                "\">Throw away</button></form>");
+            throw_away(&mut out, import.export, false);
+        }
+        out.raw("</div>");
+    }
+    for Stuck { export, why } in stuck {
+        put!(&mut out, "<div class=\"card\" data-export=\"" (export) "\"><div class=\"top\"><h3>Export " (export) "</h3>");
+        chip(&mut out, Mark::Bad, "cannot be gone on with");
+        put!(&mut out, "</div><p>" (why) "</p>");
+        if may_act {
+            throw_away(&mut out, *export, false);
         }
         out.raw("</div>");
     }
@@ -118,8 +145,6 @@ fn under_way(imports: &[Standing], may_act: bool) -> Html {
 
 #[cfg(test)]
 mod tests {
-    use diodesync::id::ExportId;
-
     use super::*;
     use crate::import::Taken;
 

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{Offered, Standing, Summary, Taken};
+use super::{Offered, Summary, Taken, UnderWay};
 use crate::api::Daemon;
 
 /// Chunks that wait to be taken.
@@ -90,8 +90,8 @@ pub fn router() -> Router<Arc<Daemon>> {
         .route("/v1/imports/{export}/discard", post(discard))
 }
 
-async fn list(State(daemon): State<Arc<Daemon>>) -> Result<Json<Vec<Standing>>, ApiError> {
-    on_thread("import", move || Ok(daemon.imports.under_way())).await
+async fn list(State(daemon): State<Arc<Daemon>>) -> Result<Json<UnderWay>, ApiError> {
+    on_thread("import", move || Ok(daemon.imports.under_way(true))).await
 }
 
 async fn begin(

@@ -20,7 +20,7 @@ use hyper::body::Frame;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use tokio::sync::mpsc;
 
-use super::{Offered, Standing, Summary, Taken};
+use super::{Offered, Standing, Stuck, Summary, Taken, UnderWay};
 
 /// Octets that are read at once.
 const READ_BYTES: usize = 1 << 18;
@@ -56,7 +56,11 @@ struct Volume {
 pub async fn import(client: &Client, args: ImportArgs, json: bool) -> anyhow::Result<()> {
     if let Some(export) = args.discard {
         client.post(&format!("/v1/imports/{export}/discard"), &serde_json::Value::Null).await?;
-        println!("export {export}: what had come of it is thrown away; whole blocks stay");
+        if json {
+            println!("{:#}", serde_json::json!({ "export": export }));
+        } else {
+            println!("export {export}: what had come of it is thrown away; whole blocks stay");
+        }
     } else if let Some(dir) = args.dir {
         read_all(client, &dir).await?;
     } else {
@@ -64,22 +68,32 @@ pub async fn import(client: &Client, args: ImportArgs, json: bool) -> anyhow::Re
         if json {
             println!("{answer:#}");
         } else {
-            print!("{}", listing(&serde_json::from_value::<Vec<Standing>>(answer)?));
+            print!("{}", listing(&serde_json::from_value(answer)?));
         }
     }
     Ok(())
 }
 
-fn listing(imports: &[Standing]) -> String {
-    if imports.is_empty() {
+fn listing(UnderWay { imports, stuck }: &UnderWay) -> String {
+    if imports.is_empty() && stuck.is_empty() {
         return "no import is under way\n".to_owned();
     }
     let mut text = String::new();
     for Standing { export, volumes, data_slots, missing_slots, missing, .. } in imports {
         let on: Vec<String> = missing.iter().map(|lack| format!("{:03}", lack.volume)).collect();
+        let state = if on.is_empty() {
+            "every piece is here, and it was not finished; import one of its volumes again".to_owned()
+        } else {
+            format!(
+                "{missing_slots} of {data_slots} pieces are missing, on volume {} of {volumes}",
+                on.join(", ")
+            )
+        };
+        text += &format!("export {export}: {state}\n");
+    }
+    for Stuck { export, why } in stuck {
         text += &format!(
-            "export {export}: {missing_slots} of {data_slots} pieces are missing, on volume {} of {volumes}\n",
-            on.join(", ")
+            "export {export}: it cannot be gone on with: {why}. It keeps its room until: diode-receiver import --discard {export}\n"
         );
     }
     text
@@ -304,6 +318,32 @@ fn open_file(dir: &OwnedFd, name: &str) -> anyhow::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::import::VolumeLack;
+
+    #[test]
+    fn what_is_under_way_is_told() {
+        let standing = |missing: Vec<VolumeLack>| Standing {
+            export: ExportId([1; 8]),
+            made_s: 5,
+            volumes: 3,
+            data_slots: 40,
+            missing_slots: missing.iter().map(|lack| lack.slots).sum(),
+            missing,
+        };
+        let of = |imports: Vec<Standing>, stuck: Vec<Stuck>| listing(&UnderWay { imports, stuck });
+        assert_eq!(of(Vec::new(), Vec::new()), "no import is under way\n");
+        let lacks = vec![VolumeLack { volume: 2, slots: 7 }, VolumeLack { volume: 3, slots: 1 }];
+        assert_eq!(
+            of(vec![standing(lacks)], Vec::new()),
+            "export 0101010101010101: 8 of 40 pieces are missing, on volume 002, 003 of 3\n"
+        );
+        assert!(of(vec![standing(Vec::new())], Vec::new()).contains("every piece is here"));
+        let stuck = vec![Stuck { export: ExportId([2; 8]), why: "it is for another".to_owned() }];
+        assert!(
+            of(Vec::new(), stuck)
+                .contains("another. It keeps its room until: diode-receiver import --discard 02")
+        );
+    }
 
     #[test]
     fn only_names_of_volumes_are_looked_at() {

@@ -24,6 +24,24 @@ pub struct Standing {
     pub missing: Vec<VolumeLack>,
 }
 
+/// An import that cannot be gone on with, and keeps its room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stuck {
+    /// The export.
+    pub export: ExportId,
+    /// Why not.
+    pub why: String,
+}
+
+/// The imports that are not finished.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnderWay {
+    /// Those that wait for more.
+    pub imports: Vec<Standing>,
+    /// Those that can only be thrown away.
+    pub stuck: Vec<Stuck>,
+}
+
 /// What is not here of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeLack {
