@@ -11,6 +11,7 @@
 mod exercise;
 mod hub;
 pub(crate) mod partial;
+mod place;
 mod socket;
 pub(crate) mod worker;
 
@@ -36,6 +37,7 @@ use crate::handover::{Inbox, Judge, Notice, Order};
 use crate::link_keys;
 use crate::upstream::UpstreamView;
 use hub::Hub;
+use place::{Floor, Place, Places};
 use socket::{Given, LaneSocket, pause};
 
 /// The longest time without a look at orders and results.
@@ -160,15 +162,16 @@ pub struct Lanes {
     threads: Vec<JoinHandle<()>>,
     /// One for each lane; they beat with each look at the socket.
     pulses: Vec<Pulse>,
+    /// Ends behind the lanes.
+    recording: JoinHandle<()>,
 }
 
 /// Binds the lanes' sockets and starts their threads.
 pub fn start(shared: Arc<LanesShared>, input: LanesInput) -> anyhow::Result<Lanes> {
     let LanesInput { lanes, dir, paired, packs, judge, inbox, notices, orders } = input;
-    for folder in ["session", "floor"] {
-        let folder = dir.join(folder);
-        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    }
+    let folder = dir.join("session");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let mut places = Places::new(&dir)?;
     let (mut ready, mut given) = (Vec::new(), Given::take()?);
     for config in lanes {
         let socket =
@@ -203,7 +206,7 @@ pub fn start(shared: Arc<LanesShared>, input: LanesInput) -> anyhow::Result<Lane
             intake: Intake::new(name.clone(), paired.clone(), newest),
             senders_seen: 0,
             wire_version: None,
-            floor_path: dir.join("floor").join(name.as_str()),
+            place: places.place(name.as_str()),
             session_path,
             refused_session: None,
             last_ms: None,
@@ -218,7 +221,8 @@ pub fn start(shared: Arc<LanesShared>, input: LanesInput) -> anyhow::Result<Lane
         let thread = std::thread::Builder::new().name(format!("lane {name}"));
         threads.push(thread.spawn(move || lane.run()).context("cannot start a lane's thread")?);
     }
-    Ok(Lanes { shared, hub, threads, pulses })
+    let recording = places.start()?;
+    Ok(Lanes { shared, hub, threads, pulses, recording })
 }
 
 impl Lanes {
@@ -231,6 +235,7 @@ impl Lanes {
     pub fn stop(self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.threads.into_iter().for_each(|thread| drop(thread.join()));
+        let _ = self.recording.join();
         self.hub.stop();
     }
 }
@@ -250,7 +255,7 @@ struct Lane {
     dir: PathBuf,
     socket: LaneSocket,
     session_path: PathBuf,
-    floor_path: PathBuf,
+    place: Place,
     intake: Intake,
     /// Which of the hub's lists of link keys the intake has.
     senders_seen: u64,
@@ -406,22 +411,18 @@ impl Lane {
         view.refused_session = self.refused_session.as_ref().map(|(why, _)| why.clone());
     }
 
-    /// Records where the session is, so that after a restart old datagrams of it are not taken again. Numbers within the
-    /// reordering window stay open: their symbols only repeat what is known. After a power failure it may be gone.
+    /// Has it recorded where the session is. Numbers within the reordering window stay open: their symbols only repeat what
+    /// is known.
     fn record_floor(&self) {
-        let Some((session, end)) = self.intake.position() else { return };
-        let text = format!("{session} {}", end.saturating_sub(REPLAY_WINDOW));
-        if let Err(error) = fact::write_lazily(&self.floor_path, text.as_bytes()) {
-            tracing::debug!(%error, "the place in the session is not recorded");
+        if let Some((session, end)) = self.intake.position() {
+            self.place.set((session, end.saturating_sub(REPLAY_WINDOW)));
         }
     }
 
-    fn read_floor(&self) -> Option<(SessionNo, u64)> {
-        let content = fact::read(&self.floor_path).unwrap_or_else(|error| {
+    fn read_floor(&self) -> Option<Floor> {
+        self.place.read().unwrap_or_else(|error| {
             tracing::warn!(%error, "the place in the session is not known; datagrams that were recorded since its start count as duplicates");
             None
-        })?;
-        let (session, floor) = std::str::from_utf8(&content).ok()?.split_once(' ')?;
-        Some((SessionNo(session.parse().ok()?), floor.parse().ok()?))
+        })
     }
 }
