@@ -7,6 +7,7 @@ mod catalog;
 mod form;
 mod hand_in;
 mod held;
+mod hosts;
 mod import;
 mod mirrors;
 mod pages;
@@ -122,6 +123,7 @@ impl Source for Daemon {
             status.certificate_expires_s.map(|s| s as f64),
         );
         mirrors::metrics(&status.mirrors, out);
+        hosts::metrics(status, out);
         out.disk(status.disk.as_ref());
         out.alarms(status.alarms.iter().map(|alarm| alarm.id.as_str()));
     }

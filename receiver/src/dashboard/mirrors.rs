@@ -81,7 +81,7 @@ pub fn page(status: &Status) -> Html {
         let mut out = Html::default();
         out.raw(
             "<div class=\"card empty\">This gateway is the only mirror. A <code>[[mirror]]</code> in \
-             <code>receiver.toml</code> has a registry or a tree of files follow it.</div>",
+             <code>receiver.toml</code> has a registry or a tree of files follow it, a <code>[feed]</code> other hosts.</div>",
         );
         return out;
     }

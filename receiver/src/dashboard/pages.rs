@@ -14,7 +14,7 @@ use qrcodegen::QrCode;
 use super::api::ticket_of;
 use super::catalog::{Entry, Search, search};
 use super::mirrors::{self, Held};
-use super::{DISK_FREE, blocks, counts, held, import, lacking_blocks};
+use super::{DISK_FREE, blocks, counts, held, hosts, import, lacking_blocks};
 use crate::api::Daemon;
 use crate::approve::HeldReleases;
 use crate::status::{ChannelStatus, LaneStatus, MissingRelease, ReleaseStatus, Status};
@@ -36,7 +36,12 @@ pub fn page(board: &Board<Daemon>, asked: &Asked) -> anyhow::Result<Option<Page>
         ["releases"] => Page::new("Releases").live("releases", releases(status)),
         ["releases", channel, number] => return Ok(release(board, asked, status, channel, number)),
         ["artifacts"] => artifacts(board, asked),
-        ["mirrors"] => Page::new("Mirrors").live("mirrors", mirrors::page(status)),
+        ["mirrors"] if status.mirrors.is_empty() && status.feed.is_some() => {
+            Page::new("Mirrors").live("hosts", hosts::section(status))
+        }
+        ["mirrors"] => {
+            Page::new("Mirrors").live("mirrors", mirrors::page(status)).live("hosts", hosts::section(status))
+        }
         ["missing"] => missing(board)?,
         ["import"] => import::page(&board.source, asked.may_act),
         _ => return Ok(None),
@@ -64,7 +69,16 @@ fn overview(board: &Board<Daemon>, status: &Status, at_ms: u64) -> Page {
         true => page,
         false => page.live("mirrors", mirrors::section(status)),
     };
-    page.live("lanes", lanes(status)).live("minutes", minutes).live("day", day).live("disk", disk)
+    // A mirror host has no lanes.
+    let link = status.upstream.as_ref().map(|upstream| hosts::upstream(upstream, status.clock_ms));
+    let page = match status.feed {
+        Some(_) => page.live("hosts", hosts::section(status)),
+        None => page,
+    };
+    page.live("lanes", link.unwrap_or_else(|| lanes(status)))
+        .live("minutes", minutes)
+        .live("day", day)
+        .live("disk", disk)
 }
 
 /// What is on its way, and then what is served.

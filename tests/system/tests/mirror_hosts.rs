@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use diodesync_system::alone;
 use diodesync_system::clock::ShiftedClock;
+use diodesync_system::http::Http;
 use diodesync_system::mirror_host::{MirrorHost, Relay, feed};
 use diodesync_system::oci::Layout;
 use diodesync_system::prng::Prng;
 use diodesync_system::provider::{ProviderRelease, Publisher, host_platform};
-use diodesync_system::side::{Pair, Setup};
+use diodesync_system::side::{Pair, Setup, free_port};
 use diodesync_system::status::ReleaseState;
 use diodesync_system::tree::{self, Spec};
 use diodesync_system::wait_for;
@@ -73,6 +74,8 @@ fn hosts_serve_what_the_diode_serves_and_fetch_only_what_has_changed() {
     let at = feed(&pair).unwrap();
     let mut hosts = ["berlin", "bern"].map(|name| MirrorHost::make(&pair, name, at).unwrap());
     hosts[1].split();
+    let dashboard = free_port().unwrap();
+    hosts[0].side.set(&["dashboard", "listen"], format!("127.0.0.1:{dashboard}")).unwrap();
     tree::make(&pair.dir.join("tree"), Spec { seed: 1, small: 30, largest: 8 << 20 }).unwrap();
     pair.start().unwrap();
     hosts.iter_mut().for_each(|host| host.side.start().unwrap());
@@ -125,10 +128,33 @@ fn hosts_serve_what_the_diode_serves_and_fetch_only_what_has_changed() {
         "{text}"
     );
 
+    // On the dashboards and for Prometheus, at both ends.
+    let shows = |http: &Http, path: &str, expected: &[&str]| {
+        wait_for(&format!("{expected:?} on {path}"), MINUTE, || {
+            let body = http.get_ok(path)?.body;
+            Ok(expected.iter().all(|expected| body.contains(expected)).then_some(()))
+        })
+        .unwrap();
+    };
+    let [_, diode] = pair.dashboards();
+    for path in ["/", "/mirrors"] {
+        shows(&diode, path, &["data-host=\"berlin\"", "data-host=\"bern\"", "up to date", "main 2"]);
+    }
+    let (connected, serves) = ("diodesync_receiver_host_connected", "diodesync_receiver_host_release");
+    let metrics = [
+        format!("{connected}{{host=\"bern\"}} 1"),
+        format!("{serves}{{host=\"berlin\",channel=\"main\"}} 2"),
+    ];
+    shows(&diode, "/metrics", &metrics.each_ref().map(String::as_str));
+    let berlin = Http::new(dashboard);
+    shows(&berlin, "/", &["data-upstream=", ">connected<", "blocks kept"]);
+    shows(&berlin, "/metrics", &["diodesync_receiver_upstream_connected 1"]);
+
     // What is served is served without the diode, and goes on when it is there again.
     pair.high.kill_9().unwrap();
     wait_for("it is noticed", MINUTE, || Ok((hosts[0].upstream()?["connected"] == false).then_some(())))
         .unwrap();
+    shows(&berlin, "/", &["data-upstream=", ">not connected<"]);
     hosts[0].mirror().unwrap().compare_files(&expected).unwrap();
     hosts[1].side.kill_9_role("upstream").unwrap();
     hosts[1].wait_alarm("lane-role", MINUTE).unwrap();
