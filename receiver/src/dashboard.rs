@@ -72,7 +72,9 @@ impl Source for Daemon {
         let sum = |count: fn(&LaneStatus) -> u64| status.lanes.iter().map(count).sum();
         Reading {
             counts: vec![
-                sum(|lane| lane.received_bytes),
+                // A mirror host has no lanes, and blocks come from its upstream.
+                sum(|lane| lane.received_bytes)
+                    + status.upstream.as_ref().map_or(0, |upstream| upstream.received_bytes),
                 sum(|lane| lane.received),
                 sum(|lane| lane.lost),
                 status.decoding.repaired,

@@ -127,6 +127,15 @@ impl LanesShared {
         self.lock().upstream = Some(Box::new(upstream));
     }
 
+    /// Whoever follows upstream is gone, and so is the connection.
+    pub fn upstream_gone(&self) {
+        if let Some(upstream) = &mut self.lock().upstream {
+            upstream.connected = false;
+            upstream.since_ms = clock_ms();
+            upstream.why = Some("the upstream role is not there".to_owned());
+        }
+    }
+
     /// Takes over what a process that runs the lanes has seen.
     pub fn set_view(&self, view: View) {
         *self.lock() = view;

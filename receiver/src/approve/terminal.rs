@@ -68,7 +68,8 @@ fn read_line(mut from: impl Read) -> Result<Option<String>> {
                 // A letter may have several octets, of which all but the first are 0b10xx_xxxx.
                 while line.pop().is_some_and(|octet| octet & 0xc0 == 0x80) {}
             }
-            octet if line.len() < LINE_BYTES_MAX => line.push(octet),
+            // Other keys with Ctrl are no letters.
+            octet if octet >= b' ' && line.len() < LINE_BYTES_MAX => line.push(octet),
             _ => {}
         }
     }
@@ -84,7 +85,7 @@ mod tests {
         let typed = |keys: &[u8]| read_line(keys).unwrap();
         assert_eq!(typed("Föhre\nnext".as_bytes()), Some("Föhre".to_owned()));
         assert_eq!(typed("Fö\x7fo\x08\x7f\x7f\x7fx\r".as_bytes()), Some("x".to_owned()));
-        assert_eq!(typed(b"wrong\x15right\n"), Some("right".to_owned()));
+        assert_eq!(typed(b"wrong\x15ri\x1aght\n"), Some("right".to_owned()));
         assert_eq!(typed(b"\n"), Some(String::new()));
         for gone in [b"abc\x03\n".as_slice(), b"abc\x04\n", b"abc", b""] {
             assert_eq!(typed(gone), None, "{gone:?}");

@@ -13,11 +13,17 @@ use crate::feed::{FeedView, HostView};
 use crate::status::Status;
 use crate::upstream::UpstreamView;
 
-/// The hosts that are fed; nothing where none is.
+/// The hosts that are fed, where [`crate::feed`] is configured.
 pub fn section(status: &Status) -> Html {
     let mut out = Html::default();
-    let Some(feed) = &status.feed else { return out };
-    put!(&mut out, "<h2>Mirror hosts</h2><p class=\"dim\">They are fed on <code>" (feed.listen) "</code>");
+    out.raw("<h2>Mirror hosts</h2>");
+    let Some(feed) = &status.feed else {
+        out.raw(
+            "<div class=\"card empty\">It is not known how they are: nothing that feeds them has written for 10 s.</div>",
+        );
+        return out;
+    };
+    put!(&mut out, "<p class=\"dim\">They are fed on <code>" (feed.listen) "</code>");
     if let Some(pin) = &feed.pin {
         put!(&mut out, " and know this receiver by <code>" (pin) "</code>");
     }
@@ -29,47 +35,72 @@ pub fn section(status: &Status) -> Html {
         put!(&mut out, "<p class=\"dim\">" (count(feed.refused)) " connections were refused since the start, the last: " (refused) "</p>");
     }
     if feed.hosts.is_empty() {
-        out.raw("<div class=\"card empty\">None is known. <code>diode-receiver feed-file</code> makes one that follows this receiver.</div>");
+        out.raw(
+            "<div class=\"card empty\">None is known. <code>diode-receiver feed-file</code> makes the file from which a host \
+             follows this receiver.</div>",
+        );
         return out;
     }
-    let published: Vec<(Channel, ReleaseNo)> = published(status).collect();
+    let published: Releases = published(status).collect();
     out.raw("<div class=\"grid\">");
     feed.hosts.iter().for_each(|host| card(&mut out, host, &published, status.clock_ms));
     out.raw("</div>");
     out
 }
 
+type Releases = Vec<(Channel, ReleaseNo)>;
+
 fn published(status: &Status) -> impl Iterator<Item = (Channel, ReleaseNo)> {
     let published = status.channels.iter().filter_map(|channel| Some((&channel.channel, channel.published?)));
     published.map(|(channel, number)| (channel.clone(), number))
 }
 
-/// Whether a host serves an older release of a channel that it has. Which channels it gets it does not say.
-fn is_behind(host: &HostView, published: &[(Channel, ReleaseNo)]) -> bool {
-    let newest = |channel: &Channel| published.iter().find(|(other, _)| other == channel);
-    let older =
-        |(channel, number): &(Channel, ReleaseNo)| newest(channel).is_some_and(|(_, newest)| number < newest);
-    host.published.iter().any(older)
+/// What a host should serve: its channels of what is published here.
+fn meant(host: &HostView, published: &Releases) -> Releases {
+    let gets = |channel: &Channel| host.channels.as_ref().is_none_or(|channels| channels.contains(channel));
+    published.iter().filter(|(channel, _)| gets(channel)).cloned().collect()
 }
 
-fn card(out: &mut Html, host: &HostView, published: &[(Channel, ReleaseNo)], clock_ms: u64) {
-    put!(out, "<div class=\"card\" data-host=\"" (host.name) "\"><div class=\"top\"><h3>" (host.name) "</h3>");
-    match &host.from {
-        None => chip(out, Mark::Bad, "not connected"),
-        Some(_) if host.lacking > 0 => chip(out, Mark::Busy, "being fed"),
-        Some(_) if host.published.is_empty() => chip(out, Mark::Idle, "serves nothing yet"),
-        Some(_) if is_behind(host, published) => chip(out, Mark::Warn, "serves an older release"),
-        Some(_) => chip(out, Mark::Good, "up to date"),
+/// How a host stands: a word for programs, and a mark and words for people.
+fn state(host: &HostView, meant: &Releases) -> (&'static str, Mark, &'static str) {
+    let serves = |channel: &Channel| {
+        host.published.iter().find(|(other, _)| other == channel).map(|(_, number)| *number)
+    };
+    match host.from {
+        None => ("gone", Mark::Bad, "not connected"),
+        Some(_) if !host.heard => ("silent", Mark::Idle, "has said nothing yet"),
+        Some(_) if host.lacking > 0 => ("fed", Mark::Busy, "being fed"),
+        Some(_) if meant.iter().any(|(channel, number)| serves(channel) < Some(*number)) => {
+            ("behind", Mark::Warn, "does not serve all of it")
+        }
+        Some(_) => ("current", Mark::Good, "up to date"),
     }
+}
+
+fn card(out: &mut Html, host: &HostView, published: &Releases, clock_ms: u64) {
+    let meant = meant(host, published);
+    let (state, mark, words) = state(host, &meant);
+    put!(out, "<div class=\"card\" data-host=\"" (host.name) "\" data-state=\"" (state) "\"><div class=\"top\"><h3>"
+        (host.name) "</h3>");
+    chip(out, mark, words);
     out.raw("</div><dl class=\"facts\">");
-    figure(out, "Serves", names(&host.published), format!("published here: {}", names(published)));
-    figure(out, "Lacks", count(host.lacking), "blocks of what it was told");
-    figure(out, "Sent", Bytes(host.sent_bytes), "since the start");
-    let since = ago(host.since_ms, clock_ms);
-    match &host.from {
-        Some(from) => figure(out, "Connected", since, format!("from {from}")),
-        None => figure(out, "Not connected", since, ""),
+    let is_there = host.from.is_some();
+    let label = |now: &'static str, last: &'static str| if is_there { now } else { last };
+    let meant = format!("to serve: {}", names(&meant));
+    if host.heard {
+        figure(out, label("Serves", "Served, as it said last"), names(&host.published), meant);
+        figure(
+            out,
+            label("Lacks", "Lacked, as it said last"),
+            count(host.lacking),
+            "blocks of what it was told",
+        );
+    } else {
+        figure(out, "Serves", "not known", meant);
     }
+    figure(out, "Sent", Bytes(host.sent_bytes), "since the start");
+    let from = host.from.as_ref().map_or(String::new(), |from| format!("from {from}"));
+    figure(out, label("Connected", "Not connected"), ago(host.since_ms, clock_ms), from);
     out.raw("</dl></div>");
 }
 
@@ -137,26 +168,27 @@ pub fn metrics(status: &Status, out: &mut Metrics) {
 
 fn feed_metrics(feed: &FeedView, out: &mut Metrics) {
     let labels = |host: &HostView| vec![("host", host.name.clone())];
-    let mut put = |kind, name, help, value: fn(&HostView) -> u64| {
-        out.put(kind, name, help, feed.hosts.iter().map(|host| (labels(host), value(host))));
+    let mut put = |kind, name, help, value: fn(&HostView) -> Option<u64>| {
+        let samples = feed.hosts.iter().filter_map(|host| Some((labels(host), value(host)?)));
+        out.put(kind, name, help, samples.collect::<Vec<_>>());
     };
     put(
         Kind::Gauge,
         "diodesync_receiver_host_connected",
         "1 while a mirror host that this receiver feeds is connected.",
-        |host| u64::from(host.from.is_some()),
+        |host| Some(u64::from(host.from.is_some())),
     );
     put(
         Kind::Gauge,
         "diodesync_receiver_host_lacking_blocks",
-        "Blocks that a mirror host has yet to fetch, as it says.",
-        |host| host.lacking,
+        "Blocks that a mirror host has yet to fetch, as it said last.",
+        |host| host.heard.then_some(host.lacking),
     );
     put(
         Kind::Counter,
         "diodesync_receiver_host_sent_bytes_total",
         "Octets of blocks that a mirror host was sent.",
-        |host| host.sent_bytes,
+        |host| Some(host.sent_bytes),
     );
     let releases = feed.hosts.iter().flat_map(|host| {
         host.published.iter().map(|(channel, number)| {
@@ -166,7 +198,7 @@ fn feed_metrics(feed: &FeedView, out: &mut Metrics) {
     out.put(
         Kind::Gauge,
         "diodesync_receiver_host_release",
-        "The number of the release that a mirror host serves, as it says.",
+        "The number of the release that a mirror host serves, as it said last.",
         releases,
     );
     out.one(
@@ -184,6 +216,8 @@ mod tests {
     fn host(number: u64) -> HostView {
         HostView {
             name: "<b>east</b>".to_owned(),
+            channels: None,
+            heard: true,
             from: Some("10.1.0.7:4433".to_owned()),
             since_ms: 1_000,
             published: vec![(Channel::main(), ReleaseNo(number))],
@@ -194,22 +228,31 @@ mod tests {
 
     #[test]
     fn a_host_is_up_to_date_or_says_what_is_not_as_it_should_be() {
-        let published = [(Channel::main(), ReleaseNo(5))];
+        let (main, dev) = (Channel::main(), "dev".parse::<Channel>().unwrap());
+        let published = vec![(main.clone(), ReleaseNo(5)), (dev, ReleaseNo(3))];
+        let of_main = |number| HostView { channels: Some(vec![main.clone()]), ..host(number) };
+        let said = |host: HostView| state(&host, &meant(&host, &published)).0;
+        assert_eq!(said(of_main(5)), "current", "it gets no other channel");
+        assert_eq!((said(of_main(4)), said(of_main(6))), ("behind", "current"));
+        assert_eq!(said(host(5)), "behind", "it serves nothing of a channel that it gets");
+        assert_eq!(said(HostView { lacking: 7, ..of_main(4) }), "fed");
+        assert_eq!(said(HostView { published: Vec::new(), ..of_main(5) }), "behind");
+        assert_eq!(said(HostView { heard: false, published: Vec::new(), ..of_main(5) }), "silent");
+        assert_eq!(said(HostView { from: None, ..of_main(5) }), "gone");
+
         let text = |host: HostView| {
             let mut out = Html::default();
             card(&mut out, &host, &published, 61_000);
             out.as_str().to_owned()
         };
-        let good = text(host(5));
-        for expected in ["up to date", "main 5", "from 10.1.0.7:4433", "1 min 0 s"] {
+        let good = text(of_main(5));
+        for expected in ["up to date", "to serve: main 5<", "from 10.1.0.7:4433", "1 min 0 s"] {
             assert!(good.contains(expected), "{expected:?} is not in {good}");
         }
-        assert!(!good.contains("<b>"), "{good}");
-        assert!(text(host(4)).contains("serves an older release"));
-        assert!(text(HostView { lacking: 7, ..host(4) }).contains("being fed"));
-        assert!(text(HostView { published: Vec::new(), ..host(4) }).contains("serves nothing yet"));
-        let gone = text(HostView { from: None, ..host(5) });
-        assert!(gone.contains(">not connected<"), "{gone}");
+        assert!(!good.contains("<b>") && !good.contains("as it said last"), "{good}");
+        assert!(text(HostView { from: None, ..of_main(5) }).contains("Served, as it said last"));
+        let silent = text(HostView { heard: false, from: None, ..of_main(5) });
+        assert!(silent.contains("not known") && !silent.contains("Lack"), "{silent}");
     }
 
     #[test]
@@ -222,7 +265,7 @@ mod tests {
             notes: Vec::new(),
             refused: 2,
             last_refused: None,
-            hosts: vec![HostView { name: "east".to_owned(), ..host(5) }, gone],
+            hosts: vec![HostView { name: "east".to_owned(), heard: false, ..host(5) }, gone],
             written_ms: 0,
         };
         let mut out = Metrics::default();
@@ -238,5 +281,6 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected:?} is not in {text}");
         }
+        assert!(!text.contains("lacking_blocks{host=\"east\"}"), "it has said nothing: {text}");
     }
 }

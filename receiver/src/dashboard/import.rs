@@ -133,8 +133,8 @@ fn under_way(UnderWay { imports, stuck }: &UnderWay, may_act: bool) -> Html {
     }
     for Stuck { export, why } in stuck {
         put!(&mut out, "<div class=\"card\" data-export=\"" (export) "\"><div class=\"top\"><h3>Export " (export) "</h3>");
-        chip(&mut out, Mark::Bad, "cannot be gone on with");
-        put!(&mut out, "</div><p>" (why) "</p>");
+        chip(&mut out, Mark::Bad, "its state cannot be read now");
+        put!(&mut out, "</div><p>" (why) "</p><p class=\"dim\">To hand in one of its volumes again may mend it.</p>");
         if may_act {
             throw_away(&mut out, *export, false);
         }

@@ -36,7 +36,8 @@ pub fn page(board: &Board<Daemon>, asked: &Asked) -> anyhow::Result<Option<Page>
         ["releases"] => Page::new("Releases").live("releases", releases(status)),
         ["releases", channel, number] => return Ok(release(board, asked, status, channel, number)),
         ["artifacts"] => artifacts(board, asked),
-        ["mirrors"] if status.mirrors.is_empty() && status.feed.is_some() => {
+        ["mirrors"] if !feeds(board) => Page::new("Mirrors").live("mirrors", mirrors::page(status)),
+        ["mirrors"] if status.mirrors.is_empty() => {
             Page::new("Mirrors").live("hosts", hosts::section(status))
         }
         ["mirrors"] => {
@@ -46,6 +47,11 @@ pub fn page(board: &Board<Daemon>, asked: &Asked) -> anyhow::Result<Option<Page>
         ["import"] => import::page(&board.source, asked.may_act),
         _ => return Ok(None),
     }))
+}
+
+/// Whether mirror hosts are fed: by the configuration, so that a page has the same parts for as long as it is open.
+fn feeds(board: &Board<Daemon>) -> bool {
+    board.source.config.feed.is_some()
 }
 
 fn overview(board: &Board<Daemon>, status: &Status, at_ms: u64) -> Page {
@@ -60,6 +66,10 @@ fn overview(board: &Board<Daemon>, status: &Status, at_ms: u64) -> Page {
             ("repaired", counts::REPAIRED, 1.0),
         ];
         let rate = history.plot("Rate", Unit::BitsPerS, range, at_ms, &rate);
+        // A mirror host has no lanes on which something could be lost.
+        if status.upstream.is_some() {
+            return page::plots(range, &[rate]);
+        }
         page::plots(range, &[rate, history.plot("Losses and repairs", Unit::PerS, range, at_ms, &losses)])
     };
     let (minutes, day) = (plots(Range::TenMinutes), plots(Range::Day));
@@ -69,11 +79,10 @@ fn overview(board: &Board<Daemon>, status: &Status, at_ms: u64) -> Page {
         true => page,
         false => page.live("mirrors", mirrors::section(status)),
     };
-    // A mirror host has no lanes.
     let link = status.upstream.as_ref().map(|upstream| hosts::upstream(upstream, status.clock_ms));
-    let page = match status.feed {
-        Some(_) => page.live("hosts", hosts::section(status)),
-        None => page,
+    let page = match feeds(board) {
+        true => page.live("hosts", hosts::section(status)),
+        false => page,
     };
     page.live("lanes", link.unwrap_or_else(|| lanes(status)))
         .live("minutes", minutes)

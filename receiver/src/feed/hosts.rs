@@ -52,13 +52,19 @@ pub struct FeedView {
 pub struct HostView {
     /// Its name.
     pub name: String,
+    /// The channels that it gets; all if none are named.
+    #[serde(default)]
+    pub channels: Option<Vec<Channel>>,
+    /// Whether it has said what it has since the start. Until then nothing is known of that.
+    #[serde(default)]
+    pub heard: bool,
     /// From where it is connected; none if it is not.
     pub from: Option<String>,
     /// Since when it is, or is not, milliseconds since 1970.
     pub since_ms: u64,
-    /// The releases that it serves, as it says.
+    /// The releases that it serves, as it said last.
     pub published: Vec<(Channel, ReleaseNo)>,
-    /// Blocks that it lacks of what it was told, as it says.
+    /// Blocks that it lacks of what it was told, as it said last.
     pub lacking: u64,
     /// Octets of blocks that it was sent since the start.
     pub sent_bytes: u64,
@@ -104,13 +110,12 @@ impl FeedView {
             let has: Vec<String> =
                 host.published.iter().map(|(channel, number)| format!("{channel} {number}")).collect();
             let has = if has.is_empty() { "nothing yet".to_owned() } else { has.join(", ") };
-            let _ = writeln!(
-                out,
-                "  {}: {state}; serves {has}; lacks {} blocks; {} sent",
-                host.name,
-                host.lacking,
-                Bytes(host.sent_bytes)
-            );
+            let has = match (host.heard, &host.from) {
+                (false, _) => "has said nothing since the start".to_owned(),
+                (true, Some(_)) => format!("serves {has}; lacks {} blocks", host.lacking),
+                (true, None) => format!("served {has} and lacked {} blocks, as it said last", host.lacking),
+            };
+            let _ = writeln!(out, "  {}: {state}; {has}; {} sent", host.name, Bytes(host.sent_bytes));
         }
         out
     }
@@ -138,14 +143,15 @@ struct State {
     /// Counts connections.
     turn: u64,
     since_ms: u64,
-    have: Have,
+    /// What it said last.
+    have: Option<Have>,
 }
 
 impl Hosts {
     /// As they are configured.
     pub fn new(feed: &Feed) -> Self {
         let host = |config: &FeedHost| {
-            let state = State { connection: None, turn: 0, since_ms: clock_ms(), have: Have::default() };
+            let state = State { connection: None, turn: 0, since_ms: clock_ms(), have: None };
             Arc::new(Host { config: config.clone(), sent_bytes: AtomicU64::new(0), state: Mutex::new(state) })
         };
         Self { hosts: feed.host.iter().map(host).collect() }
@@ -195,7 +201,7 @@ impl Host {
 
     /// It says what it has.
     pub fn has(&self, have: Have) {
-        self.lock().have = have;
+        self.lock().have = Some(have);
     }
 
     /// So much was sent to it.
@@ -205,13 +211,15 @@ impl Host {
 
     fn view(&self) -> HostView {
         let state = self.lock();
-        let channels = state.have.channels.iter();
+        let channels = state.have.iter().flat_map(|have| &have.channels);
         HostView {
             name: self.config.name.clone(),
+            channels: self.config.channels.clone(),
+            heard: state.have.is_some(),
             from: state.connection.as_ref().map(|(_, from)| from.clone()),
             since_ms: state.since_ms,
             published: channels.filter_map(|have| Some((have.channel.clone(), have.published?))).collect(),
-            lacking: state.have.lacking,
+            lacking: state.have.as_ref().map_or(0, |have| have.lacking),
             sent_bytes: self.sent_bytes.load(Ordering::Relaxed),
         }
     }

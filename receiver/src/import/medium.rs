@@ -93,7 +93,7 @@ fn listing(UnderWay { imports, stuck }: &UnderWay) -> String {
     }
     for Stuck { export, why } in stuck {
         text += &format!(
-            "export {export}: it cannot be gone on with: {why}. It keeps its room until: diode-receiver import --discard {export}\n"
+            "export {export}: its state cannot be read now: {why}. Import one of its media again; or give its room back: diode-receiver import --discard {export}\n"
         );
     }
     text
@@ -341,7 +341,7 @@ mod tests {
         let stuck = vec![Stuck { export: ExportId([2; 8]), why: "it is for another".to_owned() }];
         assert!(
             of(Vec::new(), stuck)
-                .contains("another. It keeps its room until: diode-receiver import --discard 02")
+                .contains("another. Import one of its media again; or give its room back: diode-receiver import --discard 02")
         );
     }
 

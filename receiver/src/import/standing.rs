@@ -24,7 +24,7 @@ pub struct Standing {
     pub missing: Vec<VolumeLack>,
 }
 
-/// An import that cannot be gone on with, and keeps its room.
+/// An import whose state cannot be read now, and that keeps its room. Its manifest, from one of its media, may mend it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stuck {
     /// The export.
@@ -38,7 +38,7 @@ pub struct Stuck {
 pub struct UnderWay {
     /// Those that wait for more.
     pub imports: Vec<Standing>,
-    /// Those that can only be thrown away.
+    /// Those of which it cannot be said what is missing.
     pub stuck: Vec<Stuck>,
 }
 

@@ -138,7 +138,8 @@ fn hosts_serve_what_the_diode_serves_and_fetch_only_what_has_changed() {
     };
     let [_, diode] = pair.dashboards();
     for path in ["/", "/mirrors"] {
-        shows(&diode, path, &["data-host=\"berlin\"", "data-host=\"bern\"", "up to date", "main 2"]);
+        let current = |name: &str| format!("data-host=\"{name}\" data-state=\"current\"");
+        shows(&diode, path, &[current("berlin").as_str(), &current("bern")]);
     }
     let (connected, serves) = ("diodesync_receiver_host_connected", "diodesync_receiver_host_release");
     let metrics = [
@@ -150,14 +151,18 @@ fn hosts_serve_what_the_diode_serves_and_fetch_only_what_has_changed() {
     shows(&berlin, "/", &["data-upstream=", ">connected<", "blocks kept"]);
     shows(&berlin, "/metrics", &["diodesync_receiver_upstream_connected 1"]);
 
+    // A role that is gone is connected to nobody.
+    hosts[1].side.kill_9_role("upstream").unwrap();
+    hosts[1].wait_alarm("lane-role", MINUTE).unwrap();
+    wait_for("it says so", MINUTE, || Ok((hosts[1].upstream()?["connected"] == false).then_some(())))
+        .unwrap();
+
     // What is served is served without the diode, and goes on when it is there again.
     pair.high.kill_9().unwrap();
     wait_for("it is noticed", MINUTE, || Ok((hosts[0].upstream()?["connected"] == false).then_some(())))
         .unwrap();
     shows(&berlin, "/", &["data-upstream=", ">not connected<"]);
     hosts[0].mirror().unwrap().compare_files(&expected).unwrap();
-    hosts[1].side.kill_9_role("upstream").unwrap();
-    hosts[1].wait_alarm("lane-role", MINUTE).unwrap();
     pair.high.start().unwrap();
     hosts[1].side.spawn_role("upstream").unwrap();
     write(&pair, "changed", 8, 300_000);

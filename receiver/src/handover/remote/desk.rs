@@ -189,6 +189,7 @@ fn take_news(desk: &Desk, mut stream: UnixStream) -> io::Result<()> {
     let _ = writer.join();
     if desk.joined.fetch_sub(1, Ordering::Relaxed) == 1 {
         tracing::warn!("the lane role is gone");
+        desk.lanes.upstream_gone();
     }
     ended
 }

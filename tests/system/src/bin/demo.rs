@@ -290,6 +290,8 @@ const DECODE_MAX: Duration = Duration::from_secs(10);
 fn watch(pair: &mut Pair, interrupted: &AtomicBool) -> Result<ReceiverStatus> {
     let mut display = Display::new();
     let (mut last_change, mut last_seen) = (Instant::now(), None);
+    // Since when no more blocks have come, whatever else is sent.
+    let (mut still_since, mut still) = (Instant::now(), None);
     loop {
         if interrupted.load(Ordering::Relaxed) {
             bail!("interrupted");
@@ -309,13 +311,17 @@ fn watch(pair: &mut Pair, interrupted: &AtomicBool) -> Result<ReceiverStatus> {
                 bail!("the receiver refuses the release: {reason}");
             }
             // What came last may still be with the decoder.
-            Some(ReleaseState::Incomplete) if is_complete(&low) && last_change.elapsed() > DECODE_MAX => {
+            Some(ReleaseState::Incomplete) if is_complete(&low) && still_since.elapsed() > DECODE_MAX => {
                 let reason = release.and_then(|release| release.reason.clone()).unwrap_or_default();
                 bail!("all rounds are sent and the release is incomplete: {reason}");
             }
             _ => {}
         }
-        let seen = (release.map(|release| (release.blocks_held, release.state)), low.sent_bytes());
+        let here = release.map(|release| (release.blocks_held, release.state));
+        if still != Some(here) {
+            (still_since, still) = (Instant::now(), Some(here));
+        }
+        let seen = (here, low.sent_bytes());
         if last_seen != Some(seen) {
             (last_change, last_seen) = (Instant::now(), Some(seen));
         } else if last_change.elapsed() > STALL_MAX {
