@@ -165,7 +165,7 @@ impl Imports {
         let import = match open.entry(export) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
-                let state = State::open(&self.dir.join(export.to_string()), manifest, &layout)?;
+                let state = State::open(&self.folder(export), manifest, &layout)?;
                 let keys = SlotKeys::derive(&secret, export).context("the cipher refuses its key")?;
                 entry.insert(Import { layout, keys, made_s, state, dropped: Vec::new() })
             }
@@ -193,8 +193,12 @@ impl Imports {
         self.begin_in(&mut open, &manifest)
     }
 
+    fn folder(&self, export: ExportId) -> PathBuf {
+        self.dir.join(export.to_string())
+    }
+
     fn manifest_path(&self, export: ExportId) -> PathBuf {
-        self.dir.join(export.to_string()).join("manifest")
+        self.folder(export).join("manifest")
     }
 
     /// The imports of which not everything is here, in the order of their exports. With `wait` it waits until no medium is
@@ -224,10 +228,10 @@ impl Imports {
             Err(_) => return Ok(None),
         };
         // Under the lock: one that is finished meanwhile must not come back.
-        let path = self.manifest_path(export);
-        if !path.parent().is_some_and(Path::exists) {
+        if !self.folder(export).exists() {
             return Ok(None);
         }
+        let path = self.manifest_path(export);
         let manifest = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         self.begin_in(&mut open, &manifest)?;
         Ok(self.standings.get(export))
@@ -322,8 +326,7 @@ impl Imports {
     /// with the releases already and stay; begun anew, it begins from its first slot.
     pub fn discard(&self, export: ExportId, tell: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let folder = self.dir.join(export.to_string());
-        if !folder.exists() {
+        if !self.folder(export).exists() {
             bail!("no import of export {export} is under way; those that are: diode-receiver import --list");
         }
         tell()?;
@@ -334,7 +337,7 @@ impl Imports {
     /// Removes what is kept of an import that is not open any more.
     fn forget(&self, export: ExportId) -> anyhow::Result<()> {
         self.standings.forget(export);
-        let folder = self.dir.join(export.to_string());
+        let folder = self.folder(export);
         // What says that pieces are here goes before they do.
         let removed = match std::fs::remove_file(folder.join("seen")) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),

@@ -9,6 +9,7 @@ use diodesync_control::dashboard::page::{Mark, chip, figure};
 use diodesync_control::dashboard::{Html, Kind, Metrics, count};
 use diodesync_control::put;
 
+use super::mirrors::releases;
 use crate::feed::{FeedView, HostView};
 use crate::status::Status;
 use crate::upstream::UpstreamView;
@@ -41,14 +42,12 @@ pub fn section(status: &Status) -> Html {
         );
         return out;
     }
-    let published: Releases = published(status).collect();
+    let published: Vec<_> = published(status).collect();
     out.raw("<div class=\"grid\">");
     feed.hosts.iter().for_each(|host| card(&mut out, host, &published, status.clock_ms));
     out.raw("</div>");
     out
 }
-
-type Releases = Vec<(Channel, ReleaseNo)>;
 
 fn published(status: &Status) -> impl Iterator<Item = (Channel, ReleaseNo)> {
     let published = status.channels.iter().filter_map(|channel| Some((&channel.channel, channel.published?)));
@@ -56,13 +55,13 @@ fn published(status: &Status) -> impl Iterator<Item = (Channel, ReleaseNo)> {
 }
 
 /// What a host should serve: its channels of what is published here.
-fn meant(host: &HostView, published: &Releases) -> Releases {
+fn meant(host: &HostView, published: &[(Channel, ReleaseNo)]) -> Vec<(Channel, ReleaseNo)> {
     let gets = |channel: &Channel| host.channels.as_ref().is_none_or(|channels| channels.contains(channel));
     published.iter().filter(|(channel, _)| gets(channel)).cloned().collect()
 }
 
 /// How a host stands: a word for programs, and a mark and words for people.
-fn state(host: &HostView, meant: &Releases) -> (&'static str, Mark, &'static str) {
+fn state(host: &HostView, meant: &[(Channel, ReleaseNo)]) -> (&'static str, Mark, &'static str) {
     let serves = |channel: &Channel| {
         host.published.iter().find(|(other, _)| other == channel).map(|(_, number)| *number)
     };
@@ -77,7 +76,7 @@ fn state(host: &HostView, meant: &Releases) -> (&'static str, Mark, &'static str
     }
 }
 
-fn card(out: &mut Html, host: &HostView, published: &Releases, clock_ms: u64) {
+fn card(out: &mut Html, host: &HostView, published: &[(Channel, ReleaseNo)], clock_ms: u64) {
     let meant = meant(host, published);
     let (state, mark, words) = state(host, &meant);
     put!(out, "<div class=\"card\" data-host=\"" (host.name) "\" data-state=\"" (state) "\"><div class=\"top\"><h3>"
@@ -86,9 +85,9 @@ fn card(out: &mut Html, host: &HostView, published: &Releases, clock_ms: u64) {
     out.raw("</div><dl class=\"facts\">");
     let is_there = host.from.is_some();
     let label = |now: &'static str, last: &'static str| if is_there { now } else { last };
-    let meant = format!("to serve: {}", names(&meant));
+    let meant = format!("to serve: {}", releases(&meant));
     if host.heard {
-        figure(out, label("Serves", "Served, as it said last"), names(&host.published), meant);
+        figure(out, label("Serves", "Served, as it said last"), releases(&host.published), meant);
         figure(
             out,
             label("Lacks", "Lacked, as it said last"),
@@ -106,11 +105,6 @@ fn card(out: &mut Html, host: &HostView, published: &Releases, clock_ms: u64) {
 
 fn ago(ms: u64, clock_ms: u64) -> Span {
     Span(Duration::from_millis(clock_ms.saturating_sub(ms)))
-}
-
-fn names(releases: &[(Channel, ReleaseNo)]) -> String {
-    let names: Vec<String> = releases.iter().map(|(channel, number)| format!("{channel} {number}")).collect();
-    if names.is_empty() { "nothing yet".to_owned() } else { names.join(", ") }
 }
 
 /// On a mirror host, in place of the lanes.
@@ -190,7 +184,7 @@ fn feed_metrics(feed: &FeedView, out: &mut Metrics) {
         "Octets of blocks that a mirror host was sent.",
         |host| Some(host.sent_bytes),
     );
-    let releases = feed.hosts.iter().flat_map(|host| {
+    let served = feed.hosts.iter().flat_map(|host| {
         host.published.iter().map(|(channel, number)| {
             (vec![("host", host.name.clone()), ("channel", channel.to_string())], number.0)
         })
@@ -199,7 +193,7 @@ fn feed_metrics(feed: &FeedView, out: &mut Metrics) {
         Kind::Gauge,
         "diodesync_receiver_host_release",
         "The number of the release that a mirror host serves, as it said last.",
-        releases,
+        served,
     );
     out.one(
         Kind::Counter,

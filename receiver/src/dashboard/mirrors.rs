@@ -118,13 +118,8 @@ fn card(out: &mut Html, mirror: &MirrorStatus, clock_ms: u64) {
         other => chip(out, Mark::Warn, other),
     }
     out.raw("</div><dl class=\"facts\">");
-    figure(
-        out,
-        "Holds",
-        releases(&mirror.holds, "nothing yet"),
-        format!("{} artifacts", count(mirror.artifacts)),
-    );
-    figure(out, "Published", releases(&mirror.published, "nothing yet"), "what it should hold");
+    figure(out, "Holds", releases(&mirror.holds), format!("{} artifacts", count(mirror.artifacts)));
+    figure(out, "Published", releases(&mirror.published), "what it should hold");
     let compared = mirror.current_ms.map_or("never".to_owned(), |ms| format!("{} ago", since(ms)));
     figure(out, "Compared", compared, "and found to hold everything");
     match mirror.failed_ms {
@@ -165,9 +160,10 @@ fn card(out: &mut Html, mirror: &MirrorStatus, clock_ms: u64) {
     put!(out, "<p class=\"dim\">" (mirror.kind) " <code>" (mirror.target) "</code></p></div>");
 }
 
-fn releases(releases: &[(Channel, ReleaseNo)], none: &str) -> String {
+/// Releases as a person reads them.
+pub fn releases(releases: &[(Channel, ReleaseNo)]) -> String {
     let names: Vec<String> = releases.iter().map(|(channel, number)| format!("{channel} {number}")).collect();
-    if names.is_empty() { none.to_owned() } else { names.join(", ") }
+    if names.is_empty() { "nothing yet".to_owned() } else { names.join(", ") }
 }
 
 /// For Prometheus.
